@@ -1,0 +1,11 @@
+//! Tessera, the gateway daemon: module map in the order of the data flow.
+
+pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod hooks;
+pub mod lease;
+pub mod net;
+pub mod overlay;
+pub mod pki;
+pub mod tokens;

@@ -1,0 +1,2 @@
+//! The `tesserad` binary.
+fn main() {}
