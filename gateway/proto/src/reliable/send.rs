@@ -48,6 +48,11 @@ impl SendWindow {
         self.in_flight.front().is_none_or(|oldest| (next.0.saturating_sub(oldest.id.0) as usize) < SEND_WINDOW)
     }
 
+    /// The id that the next message will have.
+    pub const fn next_id(&self) -> Option<MessageId> {
+        self.next
+    }
+
     /// True when everything was acknowledged.
     pub fn is_empty(&self) -> bool {
         self.in_flight.is_empty()

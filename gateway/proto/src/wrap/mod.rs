@@ -1,4 +1,4 @@
-//! Protection of the control channel, from the outside in: bytes of a stranger become an [`Unwrapped`] packet only when
+//! Protection of the control channel, from the outside in: bytes of a stranger ([`Datagram`]) become an [`Opened`] packet only when
 //! their MAC is right (or the server runs without one), and reach a session only when they are no replay.
 //!
 //! Keys ([`WrapKey`]) are immutable and shared; what a session counts ([`Wrapper`]) is its own.
@@ -72,6 +72,8 @@ pub enum WrapError {
     Malformed(Malformed),
     /// The packet id was seen or is too old.
     Replayed,
+    /// Addressed to, or sent by, another session.
+    WrongSession,
     /// Shorter than the protection.
     TooShort,
 }
@@ -162,17 +164,6 @@ impl WrapKey {
         }
         Some(out)
     }
-}
-
-/// An authenticated packet that is no replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unwrapped<'a> {
-    /// Opcode and key-id.
-    pub op: OpcodeByte,
-    /// The sender's session id.
-    pub session_id: SessionId,
-    /// Acks, message id and payload.
-    pub tail: Tail<'a>,
 }
 
 /// One session's use of a [`WrapKey`]: counts what is sent, remembers what was received.

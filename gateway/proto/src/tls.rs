@@ -1,0 +1,139 @@
+//! A TLS connection driven by bytes: the reliable stream brings them and takes them away.
+
+use crate::Secret;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Most bytes that a peer may send before its handshake is finished: a certificate chain of 16 KiB and everything
+/// around it fits twice; a stranger must not make us buffer more.
+const MAX_HANDSHAKE_BYTES: usize = 32 * 1024;
+/// Most plaintext that waits in either direction inside the TLS library.
+const MAX_BUFFERED: usize = 64 * 1024;
+
+/// One TLS connection.
+pub(crate) struct Tls {
+    conn: Connection,
+    received: usize,
+    outgoing: Vec<u8>,
+}
+
+/// Why a TLS connection is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// The TLS library says so; an alert may be waiting to be sent.
+    #[error(transparent)]
+    Protocol(#[from] rustls::Error),
+    /// The peer sent more handshake bytes than any honest one needs.
+    #[error("TLS handshake larger than {MAX_HANDSHAKE_BYTES} bytes")]
+    HandshakeTooLarge,
+    /// The peer closed the connection.
+    #[error("the peer closed the TLS connection")]
+    PeerClosed,
+}
+
+impl core::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Tls").field("handshaking", &self.is_handshaking()).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// The server's end.
+    pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+        Ok(Self::new(ServerConnection::new(config)?.into()))
+    }
+
+    /// The client's end.
+    pub(crate) fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
+        Ok(Self::new(ClientConnection::new(config, name)?.into()))
+    }
+
+    fn new(mut conn: Connection) -> Self {
+        conn.set_buffer_limit(Some(MAX_BUFFERED));
+        Self { conn, received: 0, outgoing: Vec::new() }
+    }
+
+    /// Takes bytes of the peer in, in order.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), TlsError> {
+        if self.conn.is_handshaking() {
+            self.received = self.received.saturating_add(bytes.len());
+            if self.received > MAX_HANDSHAKE_BYTES {
+                return Err(TlsError::HandshakeTooLarge);
+            }
+        }
+        while !bytes.is_empty() {
+            // Reading from a slice cannot fail; 0 means that the library's buffer is full and must be processed.
+            let taken = self.conn.read_tls(&mut bytes).unwrap_or(0);
+            let state = self.conn.process_new_packets()?;
+            if taken == 0 {
+                let closed = state.peer_has_closed();
+                return if closed { Err(TlsError::PeerClosed) } else { Err(TlsError::HandshakeTooLarge) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that was decrypted so far; wiped when dropped.
+    pub(crate) fn take_plaintext(&mut self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::new());
+        // `WouldBlock` ends the plaintext at hand; there is no other error on this reader.
+        let _ = self.conn.reader().read_to_end(&mut out);
+        out
+    }
+
+    /// Encrypts one message into one record.
+    pub(crate) fn send(&mut self, plaintext: &[u8]) {
+        // Writing is limited by MAX_BUFFERED only while handshaking, and nothing is sent then.
+        let _ = self.conn.writer().write_all(plaintext);
+    }
+
+    /// Up to `most` bytes for the peer; `None` when there are none.
+    pub(crate) fn take_outgoing(&mut self, most: usize) -> Option<Vec<u8>> {
+        while self.conn.wants_write() {
+            if self.conn.write_tls(&mut self.outgoing).unwrap_or(0) == 0 {
+                break;
+            }
+        }
+        if self.outgoing.is_empty() || most == 0 {
+            return None;
+        }
+        let rest = self.outgoing.split_off(most.min(self.outgoing.len()));
+        Some(core::mem::replace(&mut self.outgoing, rest))
+    }
+
+    /// True until the handshake is finished.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.conn.is_handshaking()
+    }
+
+    /// The certificates that the peer presented, its own first; empty when it has none.
+    pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        self.conn.peer_certificates().map(<[_]>::to_vec).unwrap_or_default()
+    }
+
+    /// 256 bytes of keying material under `label` (RFC 5705, no context).
+    pub(crate) fn export(&self, label: &[u8]) -> Result<Secret<[u8; 256]>, TlsError> {
+        let out = self.conn.export_keying_material([0u8; 256], label, None)?;
+        Ok(Secret::new(out))
+    }
+
+    /// Version and suite for the log.
+    pub(crate) fn summary(&self) -> TlsSummary {
+        TlsSummary {
+            version: self.conn.protocol_version().and_then(|v| v.as_str()).unwrap_or("?"),
+            suite: self.conn.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?"),
+        }
+    }
+}
+
+/// What a handshake agreed on, by the names of the TLS registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsSummary {
+    /// Such as `TLSv1_3`.
+    pub version: &'static str,
+    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    pub suite: &'static str,
+}
