@@ -4,7 +4,7 @@
 //!  Opening ── both resets exchanged and acknowledged ──▶ Running ── TLS fault ──▶ Failed (alert still delivered)
 //! ```
 
-use super::link::Link;
+use super::link::{Link, Packet};
 use crate::message::{Splitter, encode};
 use crate::reliable::{AckQueue, Received, RecvWindow, SendWindow};
 use crate::time::Instant;
@@ -87,19 +87,19 @@ impl Channel {
     }
 
     /// Takes an authenticated packet of this key-id in.
-    pub(super) fn receive(&mut self, opcode: Opcode, tail: &Tail<'_>, now: Instant) -> Result<Progress, TlsError> {
+    pub(super) fn receive(&mut self, packet: &Packet, now: Instant) -> Result<Progress, TlsError> {
         let mut progress = Progress::default();
-        self.send.acknowledge(&tail.acks, now);
-        if let Some(id) = tail.message_id {
+        self.send.acknowledge(&packet.acks, now);
+        if let Some(id) = packet.message_id {
             let is_reset = matches!(
-                opcode,
+                packet.op.opcode,
                 Opcode::SoftReset | Opcode::HardResetServerV2 | Opcode::HardResetClientV2 | Opcode::HardResetClientV3
             );
             // Only a reset is message 0, and message 0 is only a reset: anything else is a stray of another stream.
             if is_reset != (id == MessageId::RESET) {
                 return Ok(progress);
             }
-            match self.recv.insert(id, tail.payload) {
+            match self.recv.insert(id, &packet.payload) {
                 Received::New | Received::Duplicate => self.acks.push(id),
                 Received::OutOfWindow => {}
             }

@@ -18,6 +18,16 @@ pub struct Protection {
     pub source: Option<StaticKey>,
 }
 
+/// An authenticated packet that is no replay.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub(super) op: OpcodeByte,
+    pub(super) from: SessionId,
+    pub(super) acks: Acks,
+    pub(super) message_id: Option<MessageId>,
+    pub(super) payload: Vec<u8>,
+}
+
 /// Session ids and wrapping of one session.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -83,14 +93,9 @@ impl Link {
         }
     }
 
-    /// Verifies a packet of this session and gives it, parsed, to `then`. Replays, strangers' session ids and
-    /// acknowledgements that are not addressed to us are refused.
-    pub(super) fn open<R>(
-        &mut self,
-        datagram: Datagram<'_>,
-        now: Instant,
-        then: impl FnOnce(OpcodeByte, SessionId, &Tail<'_>) -> R,
-    ) -> Result<R, WrapError> {
+    /// Verifies a packet of this session. Replays, strangers' session ids and acknowledgements that are not addressed
+    /// to us are refused.
+    pub(super) fn open(&mut self, datagram: Datagram<'_>, now: Instant) -> Result<Packet, WrapError> {
         let (header, _) = Header::parse(datagram.0)?;
         let (local, remote) = (self.local, self.remote);
         let wrapper = self.wrapper(header.op.key_id);
@@ -104,7 +109,8 @@ impl Link {
             return Err(WrapError::WrongSession);
         }
         wrapper.accept(&opened, now)?;
-        Ok(then(header.op, header.session_id, &tail))
+        let (op, from) = (header.op, header.session_id);
+        Ok(Packet { op, from, acks: tail.acks, message_id: tail.message_id, payload: tail.payload.to_vec() })
     }
 
     /// Builds a packet. `None` only when packet ids are used up.

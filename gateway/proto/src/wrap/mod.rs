@@ -70,6 +70,8 @@ pub enum WrapError {
     BadWkc,
     /// The clear parts are not those of a control packet.
     Malformed(Malformed),
+    /// No negotiation with that key-id.
+    NoSuchKey,
     /// The packet id was seen or is too old.
     Replayed,
     /// Addressed to, or sent by, another session.
