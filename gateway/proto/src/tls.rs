@@ -21,7 +21,7 @@ pub(crate) struct Tls {
 }
 
 /// Why a TLS connection is over.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TlsError {
     /// The TLS library says so; an alert may be waiting to be sent.
     #[error(transparent)]

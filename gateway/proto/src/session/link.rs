@@ -37,8 +37,9 @@ pub(super) struct Link {
     /// Wraps key-ids above 0 once dynamic tls-crypt was agreed on.
     renegotiation: Option<Wrapper>,
     source: Option<StaticKey>,
-    /// A tls-crypt-v2 client's wrapped key, once the server asked to have it again.
-    resend_wkc: Option<Vec<u8>>,
+    /// A tls-crypt-v2 client's wrapped key: behind its reset, and behind its first TLS message if the server asks.
+    wkc: Option<Vec<u8>>,
+    resend_wkc: bool,
     max_packet: usize,
 }
 
@@ -50,7 +51,7 @@ impl Link {
         source: Option<StaticKey>,
         max_packet: usize,
     ) -> Self {
-        Self { local, remote, wrap, renegotiation: None, source, resend_wkc: None, max_packet }
+        Self { local, remote, wrap, renegotiation: None, source, wkc: None, resend_wkc: false, max_packet }
     }
 
     pub(super) const fn local(&self) -> SessionId {
@@ -81,9 +82,14 @@ impl Link {
         self.renegotiation = Some(Wrapper::new(key, 1, wall));
     }
 
-    /// Sends the wrapped client key along with the first TLS message.
-    pub(super) fn resend_wkc(&mut self, wkc: Vec<u8>) {
-        self.resend_wkc = Some(wkc);
+    /// Carries the wrapped client key behind the reset.
+    pub(super) fn carry_wkc(&mut self, wkc: Vec<u8>) {
+        self.wkc = Some(wkc);
+    }
+
+    /// Carries it behind the first TLS message, too: the server kept no state of the reset.
+    pub(super) const fn resend_wkc(&mut self) {
+        self.resend_wkc = true;
     }
 
     fn wrapper(&mut self, key_id: KeyId) -> &mut Wrapper {
@@ -117,8 +123,8 @@ impl Link {
     pub(super) fn seal(&mut self, opcode: Opcode, key_id: KeyId, tail: &Tail<'_>) -> Option<Vec<u8>> {
         let header = Header { op: OpcodeByte { opcode, key_id }, session_id: self.local };
         let mut packet = self.wrapper(key_id).seal(&header, tail)?;
-        if opcode == Opcode::ControlWkc {
-            packet.extend_from_slice(self.resend_wkc.as_deref()?);
+        if opcode.carries_wkc() {
+            packet.extend_from_slice(self.wkc.as_deref()?);
         }
         Some(packet)
     }
@@ -131,10 +137,8 @@ impl Link {
     /// The opcode of message `id`, and how many TLS bytes fit its packet.
     pub(super) fn opcode_and_room(&mut self, key_id: KeyId, id: Option<MessageId>) -> (Opcode, usize) {
         let max = self.max_packet;
-        let wkc = match &self.resend_wkc {
-            Some(wkc) if key_id == KeyId::FIRST && id == Some(MessageId(1)) => Some(wkc.len()),
-            _ => None,
-        };
+        let first_message = key_id == KeyId::FIRST && id == Some(MessageId(1));
+        let wkc = self.wkc.as_ref().filter(|_| self.resend_wkc && first_message).map(Vec::len);
         let room = self.wrapper(key_id).payload_room(max, PIGGYBACK);
         match wkc {
             Some(len) => (Opcode::ControlWkc, room.saturating_sub(len)),

@@ -26,14 +26,14 @@ use crate::peer_info::{PeerInfo, iv_proto};
 use crate::rng::{self, Rng};
 use crate::time::{Instant, Now};
 use crate::tls::{Tls, TlsError};
-use crate::wrap::{Datagram, KeyDirection, StaticKey, TlsCryptKey, WrapError, WrapKey, Wrapper};
+use crate::wrap::{Datagram, KeyDirection, Metadata, StaticKey, TlsCryptKey, WrapError, WrapKey, Wrapper};
 use crate::{Cipher, Secret};
 use base64::Engine as _;
 use core::time::Duration;
 use rustls::ServerConfig;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tessera_wire::{KeyId, Opcode, PeerId, SessionId};
+use tessera_wire::{KeyId, Opcode, SessionId};
 
 /// How long a closed session lingers so that its last message is delivered; OpenVPN waits as long.
 const CLOSE_LINGER: Duration = Duration::from_secs(5);
@@ -242,6 +242,11 @@ impl ServerSession {
         Ok(())
     }
 
+    /// Asks the owner to verify the client key that this session is held for.
+    pub(crate) fn announce_client_key(&mut self, metadata: Option<Metadata>) {
+        self.events.extend(metadata.map(Event::ClientKey));
+    }
+
     /// Lets a session with an unverified tls-crypt-v2 client key go on, or forgets it without a word.
     pub fn client_key_verdict(&mut self, accept: bool, now: Now) {
         let Phase::Held(first) = core::mem::replace(&mut self.phase, Phase::Negotiating) else { return };
@@ -276,7 +281,7 @@ impl ServerSession {
             }
             Phase::Established { agreed, .. } => {
                 let agreed = *agreed;
-                self.generate_keys(agreed, None, now);
+                self.generate_keys(agreed, now);
                 None
             }
             Phase::Held(_) | Phase::Connecting { .. } | Phase::Closing | Phase::Closed => None,
@@ -304,7 +309,7 @@ impl ServerSession {
         let options = push_options(&self.params, identity, agreed, &push);
         self.phase = Phase::Established { agreed, push: options, pushed_at: None };
         self.timers.stop(Timer::Login);
-        self.generate_keys(agreed, push.peer_id, now);
+        self.generate_keys(agreed, now);
         if wants_push {
             self.send_push(now);
         }
@@ -538,12 +543,11 @@ impl ServerSession {
     }
 
     /// Turns an accepted negotiation into the current one.
-    fn generate_keys(&mut self, agreed: Agreed, peer_id: Option<PeerId>, now: Now) {
+    fn generate_keys(&mut self, agreed: Agreed, now: Now) {
         let Some(Negotiation { channel, stage: Stage::Accepted { sources }, started }) = self.negotiation.take()
         else {
             return;
         };
-        let first = peer_id.is_some();
         match self.derive(&channel, &sources, agreed) {
             Ok(key) => self.events.push_back(Event::InstallKey(Box::new(key))),
             Err(error) => return self.finish(CloseReason::Tls(error), now),
@@ -555,8 +559,7 @@ impl ServerSession {
             self.link.wrap_renegotiations(key, now.wall);
         }
         self.timers.stop(Timer::Login);
-        let old = self.current.replace(channel);
-        if !first && let Some(old) = old {
+        if let Some(old) = self.current.replace(channel) {
             self.lame_key = Some(old.key_id());
             self.lame = Some(old);
             self.timers.set(Timer::LameChannel, now.mono + LAME_CHANNEL.min(self.params.transition_window));
@@ -662,7 +665,8 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
         cipher,
         derivation: if exporter { Derivation::Exporter } else { Derivation::Prf },
         framing,
-        dynamic_tls_crypt: info.can(iv_proto::DYN_TLS_CRYPT),
+        // Both are announced by the same pushed option.
+        dynamic_tls_crypt: info.can(iv_proto::DYN_TLS_CRYPT | iv_proto::CC_EXIT_NOTIFY),
     })
 }
 

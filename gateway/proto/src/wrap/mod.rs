@@ -19,7 +19,7 @@ use core::time::Duration;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tessera_wire::control::{Acks, HEADER_LEN, Header, Malformed, Tail};
-use tessera_wire::{MessageId, OpcodeByte, SessionId};
+use tessera_wire::{MessageId, SessionId};
 
 /// Replay window of wrapped control packets; OpenVPN's default for both numbers.
 const REPLAY_WINDOW: u32 = 64;
@@ -234,7 +234,7 @@ pub fn reset_reply_tail(client: SessionId, payload: &[u8]) -> Tail<'_> {
 mod tests {
     use super::*;
     use crate::Digest;
-    use tessera_wire::{KeyId, Opcode};
+    use tessera_wire::{KeyId, Opcode, OpcodeByte};
 
     const WALL: UnixTime = UnixTime(1_700_000_000);
     const T0: Instant = Instant::from_epoch(Duration::ZERO);
