@@ -43,7 +43,9 @@ impl PeerInfo {
 
     /// All lines, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.lines.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.lines
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// The first value of `key`.
@@ -53,7 +55,9 @@ impl PeerInfo {
 
     /// The `IV_PROTO` bits; none when there is no such line.
     pub fn protocol_bits(&self) -> u32 {
-        self.value("IV_PROTO").and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+        self.value("IV_PROTO")
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0)
     }
 
     /// True when the client has all of `bits`.
@@ -81,7 +85,9 @@ mod tests {
 
     #[test]
     fn reads_what_a_stock_client_sends() {
-        let info = PeerInfo::parse("IV_VER=2.6.14\nIV_PLAT=linux\nIV_PROTO=990\nIV_CIPHERS=AES-256-GCM:BF-CBC:AES-128-GCM\n");
+        let info = PeerInfo::parse(
+            "IV_VER=2.6.14\nIV_PLAT=linux\nIV_PROTO=990\nIV_CIPHERS=AES-256-GCM:BF-CBC:AES-128-GCM\n",
+        );
         assert!(info.can(iv_proto::DATA_V2 | iv_proto::REQUEST_PUSH | iv_proto::TLS_KEY_EXPORT));
         assert!(!info.can(iv_proto::AUTH_PENDING_KW << 8));
         assert_eq!(info.ciphers(), Some(vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm]));

@@ -62,7 +62,13 @@ pub struct DataChannel {
 impl DataChannel {
     /// A channel without keys.
     pub const fn new(peer_id: PeerId, framing: Framing) -> Self {
-        Self { peer_id, framing, current: None, lame: None, pending: None }
+        Self {
+            peer_id,
+            framing,
+            current: None,
+            lame: None,
+            pending: None,
+        }
     }
 
     /// Bytes that must stand free in front of an inner packet that is to be sealed.
@@ -135,7 +141,11 @@ impl DataChannel {
                 _ => return Err(OpenError::Compressed),
             },
         };
-        Ok(Opened { payload: InBand::classify(payload), newest, with_pending_key })
+        Ok(Opened {
+            payload: InBand::classify(payload),
+            newest,
+            with_pending_key,
+        })
     }
 }
 

@@ -29,8 +29,8 @@ use limiter::Limiter;
 use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use tessera_wire::control::Header;
 use tessera_wire::SessionId;
+use tessera_wire::control::Header;
 
 /// Sessions that were opened without a cookie and have not logged in: each costs state for one spoofed packet.
 const MAX_NONCOOKIE: usize = 256;
@@ -61,7 +61,9 @@ pub struct EndpointConfig {
 
 impl core::fmt::Debug for EndpointConfig {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("EndpointConfig").field("params", &self.params).finish_non_exhaustive()
+        f.debug_struct("EndpointConfig")
+            .field("params", &self.params)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +107,10 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint without sessions.
     pub fn new(mut config: EndpointConfig) -> Self {
-        let gate = Gate { cookies: config.cookies.clone(), protections: config.protections.clone() };
+        let gate = Gate {
+            cookies: config.cookies.clone(),
+            protections: config.protections.clone(),
+        };
         let limiter = Limiter::new(rng::bytes((config.rng)().as_mut()), config.reply_rate);
         Self {
             config,
@@ -135,11 +140,19 @@ impl Endpoint {
 
     /// Takes a control datagram in.
     pub fn handle_datagram(&mut self, bytes: &[u8], from: SocketAddr, now: Now) -> Handled {
-        let Ok((header, _)) = Header::parse(bytes) else { return Handled::Dropped(Drop::BadPacket) };
+        let Ok((header, _)) = Header::parse(bytes) else {
+            return Handled::Dropped(Drop::BadPacket);
+        };
         if let Some(handle) = self.by_address.get(&(from, header.session_id)).copied() {
             // A repeated WKc is stripped and never unwrapped again.
-            let packet = if header.op.opcode.carries_wkc() { split_wkc(bytes).map(|(p, _)| p) } else { Ok(bytes) };
-            let Ok(packet) = packet else { return Handled::Dropped(Drop::BadPacket) };
+            let packet = if header.op.opcode.carries_wkc() {
+                split_wkc(bytes).map(|(p, _)| p)
+            } else {
+                Ok(bytes)
+            };
+            let Ok(packet) = packet else {
+                return Handled::Dropped(Drop::BadPacket);
+            };
             return match self.with(handle, |session| session.handle_datagram(Datagram(packet), now)) {
                 Some(Ok(())) => Handled::Session(handle),
                 Some(Err(_)) | None => Handled::Dropped(Drop::Session),
@@ -187,7 +200,9 @@ impl Endpoint {
 
     /// Moves a session to the address that its data packets come from now.
     pub fn set_remote(&mut self, handle: Handle, remote: SocketAddr) {
-        let Some(entry) = self.sessions.get_mut(&handle) else { return };
+        let Some(entry) = self.sessions.get_mut(&handle) else {
+            return;
+        };
         self.by_address.remove(&(entry.remote, entry.client));
         entry.remote = remote;
         self.by_address.insert((remote, entry.client), handle);
@@ -225,12 +240,17 @@ impl Endpoint {
             self.settle(handle);
         }
         let (at, handle) = self.deadlines.first().copied()?;
-        let reason = self.sessions.get(&handle).and_then(|entry| entry.session.poll_timeout());
+        let reason = self
+            .sessions
+            .get(&handle)
+            .and_then(|entry| entry.session.poll_timeout());
         Some((at, reason.map_or("session", |(_, reason)| reason)))
     }
 
     fn settle(&mut self, handle: Handle) {
-        let Some(entry) = self.sessions.get_mut(&handle) else { return };
+        let Some(entry) = self.sessions.get_mut(&handle) else {
+            return;
+        };
         if let Some(old) = entry.deadline.take() {
             self.deadlines.remove(&(old, handle));
         }
@@ -271,10 +291,13 @@ impl Endpoint {
             self.ready.push_back(oldest);
         }
         let mut rng = (self.config.rng)();
-        let hold = (self.config.verify_client_keys && admitted.metadata.is_some()).then(|| admitted.packet.clone());
+        let hold =
+            (self.config.verify_client_keys && admitted.metadata.is_some()).then(|| admitted.packet.clone());
         let held = hold.is_some();
         let opening = Opening {
-            local: admitted.cookie.unwrap_or_else(|| SessionId(rng::bytes(rng.as_mut()))),
+            local: admitted
+                .cookie
+                .unwrap_or_else(|| SessionId(rng::bytes(rng.as_mut()))),
             remote: admitted.client,
             protection: admitted.protection,
             by_cookie,
@@ -291,7 +314,14 @@ impl Endpoint {
         } else {
             let _: Result<(), WrapError> = session.handle_datagram(Datagram(&admitted.packet), now);
         }
-        let entry = Entry { session, remote: from, client: admitted.client, by_cookie, deadline: None, half_open: true };
+        let entry = Entry {
+            session,
+            remote: from,
+            client: admitted.client,
+            by_cookie,
+            deadline: None,
+            half_open: true,
+        };
         self.sessions.insert(handle, entry);
         self.by_address.insert((from, admitted.client), handle);
         self.half_open.insert(handle);

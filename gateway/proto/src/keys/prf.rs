@@ -22,7 +22,9 @@ pub(super) fn tls1_prf(secret: &[u8], label: &[u8], seed: &[&[u8]], out: &mut [u
 fn p_hash<M: Mac + KeyInit>(secret: &[u8], seed: &[&[u8]], out: &mut [u8]) {
     let mac = |parts: &[&[u8]]| -> Zeroizing<Vec<u8>> {
         // HMAC takes keys of any length.
-        let Ok(mut mac) = <M as KeyInit>::new_from_slice(secret) else { return Zeroizing::default() };
+        let Ok(mut mac) = <M as KeyInit>::new_from_slice(secret) else {
+            return Zeroizing::default();
+        };
         for part in parts {
             mac.update(part);
         }

@@ -38,14 +38,20 @@ pub struct SendWindow {
 impl SendWindow {
     /// Numbers messages from `first`; the first retransmission comes after `rto` (`tls-timeout`).
     pub const fn new(first: MessageId, rto: Duration) -> Self {
-        Self { next: Some(first), rto, in_flight: VecDeque::new() }
+        Self {
+            next: Some(first),
+            rto,
+            in_flight: VecDeque::new(),
+        }
     }
 
     /// True when another message may be pushed. Like OpenVPN, the window spans ids: one lost message at its start
     /// holds back everything more than [`SEND_WINDOW`] ahead of it.
     pub fn has_room(&self) -> bool {
         let Some(next) = self.next else { return false };
-        self.in_flight.front().is_none_or(|oldest| (next.0.saturating_sub(oldest.id.0) as usize) < SEND_WINDOW)
+        self.in_flight
+            .front()
+            .is_none_or(|oldest| (next.0.saturating_sub(oldest.id.0) as usize) < SEND_WINDOW)
     }
 
     /// The id that the next message will have.
@@ -60,9 +66,18 @@ impl SendWindow {
 
     /// Queues a message, due at once. The caller asks [`SendWindow::has_room`] first; without room it is refused.
     pub fn push(&mut self, opcode: Opcode, payload: Vec<u8>, now: Instant) -> bool {
-        let (true, Some(id)) = (self.has_room(), self.next) else { return false };
+        let (true, Some(id)) = (self.has_room(), self.next) else {
+            return false;
+        };
         self.next = id.next();
-        self.in_flight.push_back(Outgoing { id, opcode, payload, due: now, rto: self.rto, later_acks: 0 });
+        self.in_flight.push_back(Outgoing {
+            id,
+            opcode,
+            payload,
+            due: now,
+            rto: self.rto,
+            later_acks: 0,
+        });
         true
     }
 

@@ -5,11 +5,11 @@
 //! ```
 
 use super::link::{Link, Packet};
+use crate::Secret;
 use crate::message::{Splitter, encode};
 use crate::reliable::{AckQueue, Received, RecvWindow, SendWindow};
 use crate::time::Instant;
 use crate::tls::{Tls, TlsError};
-use crate::Secret;
 use core::time::Duration;
 use std::collections::VecDeque;
 use tessera_wire::control::{Acks, Tail};
@@ -59,18 +59,38 @@ impl Channel {
     pub(super) fn open(key_id: KeyId, reset: Opcode, tls: Tls, rto: Duration, now: Instant) -> Self {
         let mut send = SendWindow::new(MessageId::RESET, rto);
         send.push(reset, Vec::new(), now);
-        Self::new(key_id, Stage::Opening { peer_reset: false }, send, RecvWindow::new(MessageId::RESET), tls)
+        Self::new(
+            key_id,
+            Stage::Opening { peer_reset: false },
+            send,
+            RecvWindow::new(MessageId::RESET),
+            tls,
+        )
     }
 
     /// Continues behind resets that were exchanged without state.
     pub(super) fn after_cookie(key_id: KeyId, tls: Tls, rto: Duration) -> Self {
         let first = MessageId(1);
-        Self::new(key_id, Stage::Running, SendWindow::new(first, rto), RecvWindow::new(first), tls)
+        Self::new(
+            key_id,
+            Stage::Running,
+            SendWindow::new(first, rto),
+            RecvWindow::new(first),
+            tls,
+        )
     }
 
     fn new(key_id: KeyId, stage: Stage, send: SendWindow, recv: RecvWindow, tls: Tls) -> Self {
         let (acks, splitter) = (AckQueue::default(), Splitter::default());
-        Self { key_id, stage, send, recv, acks, tls, splitter }
+        Self {
+            key_id,
+            stage,
+            send,
+            recv,
+            acks,
+            tls,
+            splitter,
+        }
     }
 
     pub(super) const fn key_id(&self) -> KeyId {
@@ -93,7 +113,10 @@ impl Channel {
         if let Some(id) = packet.message_id {
             let is_reset = matches!(
                 packet.op.opcode,
-                Opcode::SoftReset | Opcode::HardResetServerV2 | Opcode::HardResetClientV2 | Opcode::HardResetClientV3
+                Opcode::SoftReset
+                    | Opcode::HardResetServerV2
+                    | Opcode::HardResetClientV2
+                    | Opcode::HardResetClientV3
             );
             // Only a reset is message 0, and message 0 is only a reset: anything else is a stray of another stream.
             if is_reset != (id == MessageId::RESET) {
@@ -149,7 +172,9 @@ impl Channel {
         if !matches!(self.stage, Stage::Opening { .. }) {
             while self.send.has_room() {
                 let (opcode, room) = link.opcode_and_room(self.key_id, self.send.next_id());
-                let Some(bytes) = self.tls.take_outgoing(room) else { break };
+                let Some(bytes) = self.tls.take_outgoing(room) else {
+                    break;
+                };
                 self.send.push(opcode, bytes, now);
             }
         }
@@ -167,7 +192,12 @@ impl Channel {
         }
         while self.acks.is_pending() {
             let acks: Acks = self.acks.take_for_ack();
-            let tail = Tail { acks, remote_session_id: link.ack_address(&acks), message_id: None, payload: &[] };
+            let tail = Tail {
+                acks,
+                remote_session_id: link.ack_address(&acks),
+                message_id: None,
+                payload: &[],
+            };
             if let Some(packet) = link.seal(Opcode::Ack, self.key_id, &tail) {
                 push_bounded(out, packet);
             }

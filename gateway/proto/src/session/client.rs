@@ -106,8 +106,14 @@ enum Stage {
 #[derive(Debug)]
 enum Phase {
     Negotiating,
-    Pulling { client: KeySource, server: KeySource, options: Vec<Secret<String>> },
-    Established { agreed: Pulled },
+    Pulling {
+        client: KeySource,
+        server: KeySource,
+        options: Vec<Secret<String>>,
+    },
+    Established {
+        agreed: Pulled,
+    },
     Closed,
 }
 
@@ -135,7 +141,10 @@ pub struct ClientSession {
 
 impl core::fmt::Debug for ClientSession {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("ClientSession").field("link", &self.link).field("phase", &self.phase).finish_non_exhaustive()
+        f.debug_struct("ClientSession")
+            .field("link", &self.link)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,12 +153,21 @@ impl ClientSession {
     pub fn new(config: ClientConfig, mut rng: Box<dyn Rng>, now: Now) -> Result<Self, TlsError> {
         let key = Arc::clone(&config.protection.key);
         let (wrap, reset) = if config.wkc.is_some() {
-            (Wrapper::with_early_negotiation(key, now.wall), Opcode::HardResetClientV3)
+            (
+                Wrapper::with_early_negotiation(key, now.wall),
+                Opcode::HardResetClientV3,
+            )
         } else {
             (Wrapper::new(key, 1, now.wall), Opcode::HardResetClientV2)
         };
         let local = SessionId(rng::bytes(rng.as_mut()));
-        let mut link = Link::new(local, None, wrap, config.protection.source.clone(), config.params.max_packet);
+        let mut link = Link::new(
+            local,
+            None,
+            wrap,
+            config.protection.source.clone(),
+            config.params.max_packet,
+        );
         if let Some(wkc) = &config.wkc {
             link.carry_wkc(wkc.clone());
         }
@@ -162,7 +180,11 @@ impl ClientSession {
             rng,
             link,
             phase: Phase::Negotiating,
-            negotiation: Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono }),
+            negotiation: Some(Negotiation {
+                channel,
+                stage: Stage::Handshake,
+                started: now.mono,
+            }),
             current: None,
             lame: None,
             timers,
@@ -189,7 +211,10 @@ impl ClientSession {
             self.link.learn_remote(packet.from);
         }
         let may_renegotiate = matches!(self.phase, Phase::Established { .. })
-            && self.current.as_ref().is_some_and(|current| current.key_id().next() == key_id);
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.key_id().next() == key_id);
         if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && may_renegotiate {
             self.open_renegotiation(now);
         }
@@ -240,7 +265,8 @@ impl ClientSession {
                         self.finish("handshake timed out");
                     } else {
                         self.negotiation = None;
-                        self.timers.set(Timer::Renegotiate, now.mono + self.config.params.handshake_window);
+                        self.timers
+                            .set(Timer::Renegotiate, now.mono + self.config.params.handshake_window);
                     }
                 }
                 Timer::Renegotiate => self.renegotiate(now),
@@ -275,12 +301,17 @@ impl ClientSession {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let channels = self.negotiation.iter().map(|n| &n.channel).chain(&self.current);
         let channels = channels.chain(self.lame.iter().map(|(c, _)| c));
-        let resend = channels.filter_map(Channel::next_due).min().map(|at| (at, "retransmission"));
+        let resend = channels
+            .filter_map(Channel::next_due)
+            .min()
+            .map(|at| (at, "retransmission"));
         self.timers.next().into_iter().chain(resend).min()
     }
 
     fn open_renegotiation(&mut self, now: Now) {
-        let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else { return };
+        let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else {
+            return;
+        };
         if let Some((_, old)) = self.lame.take() {
             self.events.push_back(ClientEvent::RetireKey(old));
         }
@@ -290,40 +321,70 @@ impl ClientSession {
             Ok(tls) => {
                 let rto = self.config.params.tls_timeout;
                 let channel = Channel::open(key_id, Opcode::SoftReset, tls, rto, now.mono);
-                self.negotiation = Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono });
-                self.timers.set(Timer::Handshake, now.mono + self.config.params.handshake_window);
+                self.negotiation = Some(Negotiation {
+                    channel,
+                    stage: Stage::Handshake,
+                    started: now.mono,
+                });
+                self.timers
+                    .set(Timer::Handshake, now.mono + self.config.params.handshake_window);
             }
             Err(_) => self.finish("TLS is unusable"),
         }
     }
 
     fn after_negotiation_packet(&mut self, result: Result<Progress, TlsError>, now: Now) {
-        let Ok(progress) = result else { return self.finish("TLS failed") };
-        if progress.reset_payload.is_some_and(|payload| payload.starts_with(&RESEND_WKC)) {
+        let Ok(progress) = result else {
+            return self.finish("TLS failed");
+        };
+        if progress
+            .reset_payload
+            .is_some_and(|payload| payload.starts_with(&RESEND_WKC))
+        {
             self.link.resend_wkc();
         }
-        let Some(negotiation) = &mut self.negotiation else { return };
+        let Some(negotiation) = &mut self.negotiation else {
+            return;
+        };
         if let (Stage::Handshake, false) = (&negotiation.stage, negotiation.channel.tls().is_handshaking()) {
             let source = KeySource::client(self.rng.as_mut());
             let peer_info = peer_info(&self.config);
-            let cipher = self.config.params.ciphers.first().copied().unwrap_or(Cipher::Aes256Gcm);
+            let cipher = self
+                .config
+                .params
+                .ciphers
+                .first()
+                .copied()
+                .unwrap_or(Cipher::Aes256Gcm);
             let bits = cipher.key_len() * 8;
             let params = &self.config.params;
             let options =
                 message::options_string(Role::Client, params.tun_mtu, cipher.name(), bits, params.tls_auth);
             let Credentials { username, password } = self.config.credentials.clone();
-            let ours = ClientMessage { source, options, username, password, peer_info };
+            let ours = ClientMessage {
+                source,
+                options,
+                username,
+                password,
+                peer_info,
+            };
             negotiation.channel.send_bytes(&ours.encode());
             negotiation.stage = Stage::Method2 { client: ours.source };
         }
         if progress.plaintext.is_empty() {
             return;
         }
-        let Stage::Method2 { .. } = &negotiation.stage else { return };
+        let Stage::Method2 { .. } = &negotiation.stage else {
+            return;
+        };
         let Ok(server) = ServerMessage::parse(&progress.plaintext) else {
             return self.finish("malformed key method 2 message");
         };
-        let Some(Negotiation { channel, stage: Stage::Method2 { client }, started }) = self.negotiation.take()
+        let Some(Negotiation {
+            channel,
+            stage: Stage::Method2 { client },
+            started,
+        }) = self.negotiation.take()
         else {
             return;
         };
@@ -331,7 +392,11 @@ impl ClientSession {
         match self.phase {
             Phase::Negotiating => {
                 self.current = Some(channel);
-                self.phase = Phase::Pulling { client, server: server.source, options: Vec::new() };
+                self.phase = Phase::Pulling {
+                    client,
+                    server: server.source,
+                    options: Vec::new(),
+                };
                 self.timers.set(Timer::PushRequest, now.mono + PUSH_REQUEST_EVERY);
                 self.request_push(now);
             }
@@ -339,7 +404,8 @@ impl ClientSession {
                 let key_id = channel.key_id();
                 let delay = self.config.params.promotion_delay();
                 self.timers.set(Timer::Promote, now.mono + delay);
-                self.timers.set(Timer::LameKey, started + self.config.params.transition_window);
+                self.timers
+                    .set(Timer::LameKey, started + self.config.params.transition_window);
                 let installed = self.install_key(&channel, &client, &server.source, agreed, now);
                 self.lame = self.current.replace(channel).map(|old| {
                     let id = old.key_id();
@@ -385,12 +451,19 @@ impl ClientSession {
         for option in &new {
             self.take_token(option.expose());
         }
-        let Phase::Pulling { options, .. } = &mut self.phase else { return };
+        let Phase::Pulling { options, .. } = &mut self.phase else {
+            return;
+        };
         options.extend(new);
         if more {
             return;
         }
-        let Phase::Pulling { client, server, options } = core::mem::replace(&mut self.phase, Phase::Closed) else {
+        let Phase::Pulling {
+            client,
+            server,
+            options,
+        } = core::mem::replace(&mut self.phase, Phase::Closed)
+        else {
             return;
         };
         let Some(pulled) = read_pushed(&options, &self.config.params) else {
@@ -406,11 +479,23 @@ impl ClientSession {
         self.phase = Phase::Established { agreed: pulled };
         self.timers.stop(Timer::PushRequest);
         let (peer_id, framing) = (pulled.peer_id, pulled.framing);
-        let options = options.iter().map(|o| o.expose()).filter(|o| !o.starts_with("auth-token")).cloned();
-        self.events.push_back(ClientEvent::Connected { options: options.collect(), peer_id, framing });
-        let Some(channel) = self.current.take() else { return };
+        let options = options
+            .iter()
+            .map(|o| o.expose())
+            .filter(|o| !o.starts_with("auth-token"))
+            .cloned();
+        self.events.push_back(ClientEvent::Connected {
+            options: options.collect(),
+            peer_id,
+            framing,
+        });
+        let Some(channel) = self.current.take() else {
+            return;
+        };
         self.install_key(&channel, &client, &server, pulled, now);
-        if dynamic && let Some(key) = renegotiation_key(channel.tls(), self.link.source(), KeyDirection::Inverse) {
+        if dynamic
+            && let Some(key) = renegotiation_key(channel.tls(), self.link.source(), KeyDirection::Inverse)
+        {
             self.link.wrap_renegotiations(key, now.wall);
         }
         self.current = Some(channel);
@@ -419,7 +504,8 @@ impl ClientSession {
     fn take_token(&mut self, option: &str) {
         if let Some(token) = option.strip_prefix("auth-token ") {
             self.config.credentials.password = Secret::new(token.to_owned());
-            self.events.push_back(ClientEvent::Credentials(self.config.credentials.clone()));
+            self.events
+                .push_back(ClientEvent::Credentials(self.config.credentials.clone()));
         }
     }
 
@@ -432,7 +518,11 @@ impl ClientSession {
         now: Now,
     ) -> bool {
         let material = if agreed.exporter {
-            channel.tls().export(EXPORT_DATA_KEYS).ok().map(|bytes| KeyMaterial::new(*bytes.expose()))
+            channel
+                .tls()
+                .export(EXPORT_DATA_KEYS)
+                .ok()
+                .map(|bytes| KeyMaterial::new(*bytes.expose()))
         } else {
             let remote = self.link.remote();
             remote.and_then(|remote| KeyMaterial::from_prf(client, server, self.link.local(), remote))

@@ -56,7 +56,11 @@ enum Phase {
     /// Logged in; address and options are being found.
     Connecting { attempt: Attempt },
     /// Data flows.
-    Established { agreed: Agreed, push: Vec<Secret<String>>, pushed_at: Option<Instant> },
+    Established {
+        agreed: Agreed,
+        push: Vec<Secret<String>>,
+        pushed_at: Option<Instant>,
+    },
     /// The last message is being delivered.
     Closing,
     /// Nothing is left to do.
@@ -122,7 +126,10 @@ pub struct ServerSession {
 
 impl core::fmt::Debug for ServerSession {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("ServerSession").field("link", &self.link).field("phase", &self.phase).finish_non_exhaustive()
+        f.debug_struct("ServerSession")
+            .field("link", &self.link)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,13 +160,24 @@ impl ServerSession {
         // Packet id 1 was spent by the stateless answer to the reset.
         let first_id = if opening.by_cookie { 2 } else { 1 };
         let wrap = Wrapper::new(opening.protection.key, first_id, now.wall);
-        let link =
-            Link::new(opening.local, Some(opening.remote), wrap, opening.protection.source, params.max_packet);
+        let link = Link::new(
+            opening.local,
+            Some(opening.remote),
+            wrap,
+            opening.protection.source,
+            params.max_packet,
+        );
         let connection = Tls::server(Arc::clone(&tls))?;
         let channel = if opening.by_cookie {
             Channel::after_cookie(KeyId::FIRST, connection, params.tls_timeout)
         } else {
-            Channel::open(KeyId::FIRST, Opcode::HardResetServerV2, connection, params.tls_timeout, now.mono)
+            Channel::open(
+                KeyId::FIRST,
+                Opcode::HardResetServerV2,
+                connection,
+                params.tls_timeout,
+                now.mono,
+            )
         };
         let mut timers = TimerTable::default();
         timers.set(Timer::Handshake, now.mono + params.handshake_window);
@@ -172,7 +190,11 @@ impl ServerSession {
             identity: None,
             push_requested: false,
             attempts: 0,
-            negotiation: Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono }),
+            negotiation: Some(Negotiation {
+                channel,
+                stage: Stage::Handshake,
+                started: now.mono,
+            }),
             current: None,
             lame: None,
             lame_key: None,
@@ -209,7 +231,8 @@ impl ServerSession {
         }
         let packet = self.link.open(datagram, now.mono)?;
         let key_id = packet.op.key_id;
-        if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && self.may_renegotiate(key_id) {
+        if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && self.may_renegotiate(key_id)
+        {
             self.open_renegotiation(now);
         }
         if let Some(negotiation) = self.negotiation.as_mut().filter(|n| n.channel.key_id() == key_id) {
@@ -249,12 +272,17 @@ impl ServerSession {
 
     /// Lets a session with an unverified tls-crypt-v2 client key go on, or forgets it without a word.
     pub fn client_key_verdict(&mut self, accept: bool, now: Now) {
-        let Phase::Held(first) = core::mem::replace(&mut self.phase, Phase::Negotiating) else { return };
+        let Phase::Held(first) = core::mem::replace(&mut self.phase, Phase::Negotiating) else {
+            return;
+        };
         if accept {
             // A replay or a malformed packet here is the client's loss: it sends again.
             let _ = self.handle_datagram(Datagram(&first), now);
         } else {
-            self.finish(CloseReason::Ordered("tls-crypt-v2 client key refused".into()), now);
+            self.finish(
+                CloseReason::Ordered("tls-crypt-v2 client key refused".into()),
+                now,
+            );
             self.phase = Phase::Closed;
         }
     }
@@ -270,7 +298,8 @@ impl ServerSession {
             self.close(Close::AuthFailed(failure), now);
             return None;
         }
-        let Stage::Login { sources, .. } = core::mem::replace(&mut negotiation.stage, Stage::Handshake) else {
+        let Stage::Login { sources, .. } = core::mem::replace(&mut negotiation.stage, Stage::Handshake)
+        else {
             return None;
         };
         negotiation.stage = Stage::Accepted { sources };
@@ -300,14 +329,21 @@ impl ServerSession {
         let agreed = match agree(&self.params, identity, push.ciphers.as_deref()) {
             Ok(agreed) => agreed,
             Err(reason) => {
-                self.close(Close::AuthFailed(AuthFailure::Denied(Some(reason.to_owned()))), now);
+                self.close(
+                    Close::AuthFailed(AuthFailure::Denied(Some(reason.to_owned()))),
+                    now,
+                );
                 return None;
             }
         };
         identity.token_user.clone_from(&push.auth_token_user);
         let wants_push = self.push_requested || identity.peer_info.can(iv_proto::REQUEST_PUSH);
         let options = push_options(&self.params, identity, agreed, &push);
-        self.phase = Phase::Established { agreed, push: options, pushed_at: None };
+        self.phase = Phase::Established {
+            agreed,
+            push: options,
+            pushed_at: None,
+        };
         self.timers.stop(Timer::Login);
         self.generate_keys(agreed, now);
         if wants_push {
@@ -328,10 +364,15 @@ impl ServerSession {
     /// Ends the session: data stops at once, the message (if any) is still delivered. Ending it again changes nothing
     /// and never extends its life.
     pub fn close(&mut self, how: Close, now: Now) {
-        let understands_temp =
-            self.identity.as_ref().is_some_and(|id| id.peer_info.can(iv_proto::AUTH_FAIL_TEMP));
+        let understands_temp = self
+            .identity
+            .as_ref()
+            .is_some_and(|id| id.peer_info.can(iv_proto::AUTH_FAIL_TEMP));
         let (text, reason) = match how {
-            Close::AuthFailed(failure) => (failure.message(understands_temp), CloseReason::AuthFailed(failure)),
+            Close::AuthFailed(failure) => (
+                failure.message(understands_temp),
+                CloseReason::AuthFailed(failure),
+            ),
             Close::Restart(text) => (Some(message::restart(&text)), CloseReason::Ordered(text)),
             Close::Halt(text) => (Some(format!("HALT,{text}")), CloseReason::Ordered(text)),
             Close::Silent(text) => (None, CloseReason::Ordered(text.to_owned())),
@@ -339,7 +380,11 @@ impl ServerSession {
         if matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
-        let channel = match self.negotiation.as_mut().filter(|n| !matches!(n.stage, Stage::Handshake)) {
+        let channel = match self
+            .negotiation
+            .as_mut()
+            .filter(|n| !matches!(n.stage, Stage::Handshake))
+        {
             Some(negotiation) => Some(&mut negotiation.channel),
             None => self.current.as_mut(),
         };
@@ -394,18 +439,31 @@ impl ServerSession {
 
     /// When [`ServerSession::handle_timeout`] is to be called, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let channels = self.negotiation.iter().map(|n| &n.channel).chain(&self.current).chain(&self.lame);
-        let resend = channels.filter_map(Channel::next_due).min().map(|at| (at, "retransmission"));
+        let channels = self
+            .negotiation
+            .iter()
+            .map(|n| &n.channel)
+            .chain(&self.current)
+            .chain(&self.lame);
+        let resend = channels
+            .filter_map(Channel::next_due)
+            .min()
+            .map(|at| (at, "retransmission"));
         self.timers.next().into_iter().chain(resend).min()
     }
 
     fn may_renegotiate(&self, key_id: KeyId) -> bool {
         matches!(self.phase, Phase::Established { .. })
-            && self.current.as_ref().is_some_and(|current| current.key_id().next() == key_id)
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.key_id().next() == key_id)
     }
 
     fn open_renegotiation(&mut self, now: Now) {
-        let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else { return };
+        let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else {
+            return;
+        };
         // The lame duck would be the third key alive; its channel goes with it.
         self.lame = None;
         if let Some(old) = self.lame_key.take() {
@@ -418,8 +476,13 @@ impl ServerSession {
             Ok(tls) => {
                 let channel =
                     Channel::open(key_id, Opcode::SoftReset, tls, self.params.tls_timeout, now.mono);
-                self.negotiation = Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono });
-                self.timers.set(Timer::Handshake, now.mono + self.params.handshake_window);
+                self.negotiation = Some(Negotiation {
+                    channel,
+                    stage: Stage::Handshake,
+                    started: now.mono,
+                });
+                self.timers
+                    .set(Timer::Handshake, now.mono + self.params.handshake_window);
             }
             Err(error) => self.finish(CloseReason::Tls(error), now),
         }
@@ -430,7 +493,9 @@ impl ServerSession {
             Ok(progress) => progress,
             Err(error) => return self.finish(CloseReason::Tls(error), now),
         };
-        let Some(negotiation) = &mut self.negotiation else { return };
+        let Some(negotiation) = &mut self.negotiation else {
+            return;
+        };
         if progress.plaintext.is_empty() {
             return;
         }
@@ -444,7 +509,9 @@ impl ServerSession {
 
     /// The client's key-method-2 message: answer it, and ask the owner to decide the login.
     fn handle_method2(&mut self, bytes: &[u8], now: Now) {
-        let Some(negotiation) = &mut self.negotiation else { return };
+        let Some(negotiation) = &mut self.negotiation else {
+            return;
+        };
         let client = match ClientMessage::parse(bytes) {
             Ok(client) => client,
             Err(error) => return self.refuse_method2(error, now),
@@ -458,12 +525,20 @@ impl ServerSession {
             cipher.key_len() * 8,
             self.params.tls_auth,
         );
-        let reply = ServerMessage { source: server, options };
+        let reply = ServerMessage {
+            source: server,
+            options,
+        };
         negotiation.channel.send_bytes(&reply.encode());
         self.attempts = self.attempts.saturating_add(1);
         let attempt = Attempt(self.attempts);
-        negotiation.stage =
-            Stage::Login { attempt, sources: Sources { client: client.source, server: reply.source } };
+        negotiation.stage = Stage::Login {
+            attempt,
+            sources: Sources {
+                client: client.source,
+                server: reply.source,
+            },
+        };
         self.timers.stop(Timer::Handshake);
         self.timers.set(Timer::Login, now.mono + LOGIN_LIMIT);
         let certificates = negotiation.channel.tls().peer_certificates();
@@ -491,7 +566,10 @@ impl ServerSession {
             }
             Some(first) => {
                 let same_user = request.username == first.username
-                    || first.token_user.as_ref().is_some_and(|name| *name == request.username);
+                    || first
+                        .token_user
+                        .as_ref()
+                        .is_some_and(|name| *name == request.username);
                 if !same_user || certificate != first.certificate {
                     let text = "user name or certificate changed during the session";
                     return self.close(Close::AuthFailed(AuthFailure::Denied(Some(text.into()))), now);
@@ -508,11 +586,17 @@ impl ServerSession {
         // The client reads our refusal only behind our own key-method-2 message.
         if let Some(negotiation) = &mut self.negotiation {
             let source = KeySource::server(self.rng.as_mut());
-            let reply = ServerMessage { source, options: String::from("V4") };
+            let reply = ServerMessage {
+                source,
+                options: String::from("V4"),
+            };
             negotiation.channel.send_bytes(&reply.encode());
             negotiation.channel.send_message(&format!("AUTH_FAILED,{error}"));
         }
-        self.finish(CloseReason::AuthFailed(AuthFailure::Denied(Some(error.to_string()))), now);
+        self.finish(
+            CloseReason::AuthFailed(AuthFailure::Denied(Some(error.to_string()))),
+            now,
+        );
     }
 
     fn handle_messages(&mut self, messages: &[Secret<String>], now: Now) {
@@ -529,7 +613,8 @@ impl ServerSession {
     }
 
     fn send_push(&mut self, now: Now) {
-        let (Phase::Established { push, pushed_at, .. }, Some(channel)) = (&mut self.phase, &mut self.current)
+        let (Phase::Established { push, pushed_at, .. }, Some(channel)) =
+            (&mut self.phase, &mut self.current)
         else {
             return;
         };
@@ -544,7 +629,11 @@ impl ServerSession {
 
     /// Turns an accepted negotiation into the current one.
     fn generate_keys(&mut self, agreed: Agreed, now: Now) {
-        let Some(Negotiation { channel, stage: Stage::Accepted { sources }, started }) = self.negotiation.take()
+        let Some(Negotiation {
+            channel,
+            stage: Stage::Accepted { sources },
+            started,
+        }) = self.negotiation.take()
         else {
             return;
         };
@@ -562,9 +651,14 @@ impl ServerSession {
         if let Some(old) = self.current.replace(channel) {
             self.lame_key = Some(old.key_id());
             self.lame = Some(old);
-            self.timers.set(Timer::LameChannel, now.mono + LAME_CHANNEL.min(self.params.transition_window));
-            self.timers.set(Timer::LameKey, started + self.params.transition_window);
-            self.timers.set(Timer::Promote, now.mono + self.params.promotion_delay());
+            self.timers.set(
+                Timer::LameChannel,
+                now.mono + LAME_CHANNEL.min(self.params.transition_window),
+            );
+            self.timers
+                .set(Timer::LameKey, started + self.params.transition_window);
+            self.timers
+                .set(Timer::Promote, now.mono + self.params.promotion_delay());
         }
         if let Some(every) = self.params.renegotiate_after {
             let spread = every.max.saturating_sub(every.min).as_millis() as u64;
@@ -583,8 +677,14 @@ impl ServerSession {
                     .ok_or_else(unusable)?
             }
         };
-        DataKey::new(channel.key_id(), &material, Role::Server, agreed.cipher, self.params.replay_window)
-            .ok_or_else(unusable)
+        DataKey::new(
+            channel.key_id(),
+            &material,
+            Role::Server,
+            agreed.cipher,
+            self.params.replay_window,
+        )
+        .ok_or_else(unusable)
     }
 
     fn handshake_timeout(&mut self, now: Now) {
@@ -593,7 +693,8 @@ impl ServerSession {
         }
         // A renegotiation that got lost harms nobody yet: the running key is still good. Try again.
         self.negotiation = None;
-        self.timers.set(Timer::Renegotiate, now.mono + self.params.handshake_window);
+        self.timers
+            .set(Timer::Renegotiate, now.mono + self.params.handshake_window);
     }
 
     fn finish_silently(&mut self, reason: CloseReason, now: Now) {
@@ -646,7 +747,9 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
     }
     let exporter = info.can(iv_proto::TLS_KEY_EXPORT);
     if params.require_exporter && !exporter {
-        return Err("Client incompatible with this server. Keying Material Exporters (RFC 5705) support missing");
+        return Err(
+            "Client incompatible with this server. Keying Material Exporters (RFC 5705) support missing",
+        );
     }
     let wanted = own.unwrap_or(&params.ciphers);
     let offered = info.ciphers().unwrap_or_default();
@@ -660,10 +763,18 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
         .ok_or("Data channel cipher negotiation failed (no shared cipher)")?;
     // Clients that know stub-v2 need no framing for IP packets; older ones that insist get the uncompressed stub.
     let stub_v2 = info.value("IV_COMP_STUBv2") == Some("1");
-    let framing = if client.uses_compression && !stub_v2 { Framing::Stub } else { Framing::Plain };
+    let framing = if client.uses_compression && !stub_v2 {
+        Framing::Stub
+    } else {
+        Framing::Plain
+    };
     Ok(Agreed {
         cipher,
-        derivation: if exporter { Derivation::Exporter } else { Derivation::Prf },
+        derivation: if exporter {
+            Derivation::Exporter
+        } else {
+            Derivation::Prf
+        },
         framing,
         // Both are announced by the same pushed option.
         dynamic_tls_crypt: info.can(iv_proto::DYN_TLS_CRYPT | iv_proto::CC_EXIT_NOTIFY),
@@ -728,12 +839,18 @@ fn push_options(
 
 /// The cipher in a client's options string, if it is one that we speak.
 fn offered_cipher(options: &str) -> Option<Cipher> {
-    options.split(',').find_map(|option| option.strip_prefix("cipher ")).and_then(Cipher::from_name)
+    options
+        .split(',')
+        .find_map(|option| option.strip_prefix("cipher "))
+        .and_then(Cipher::from_name)
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()) {
+    for (to, from) in out
+        .iter_mut()
+        .zip(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+    {
         *to = *from;
     }
     out
