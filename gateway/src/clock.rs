@@ -13,5 +13,7 @@ pub fn now() -> Instant {
 #[must_use]
 pub fn unix_seconds() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
