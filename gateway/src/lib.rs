@@ -8,4 +8,5 @@ pub mod lease;
 pub mod net;
 pub mod overlay;
 pub mod pki;
+pub mod routes;
 pub mod tokens;

@@ -1,0 +1,137 @@
+//! How clients prove who they are, and the programs that are asked.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::diagnostic::Place;
+
+/// What is asked of clients' certificates (`verify-client-cert`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificatePolicy {
+    /// Every client must have one.
+    #[default]
+    Require,
+    /// It is checked if there is one.
+    Optional,
+    /// It is not asked for.
+    None,
+}
+
+/// Accounts.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Auth {
+    /// Certificates.
+    pub certificates: CertificatePolicy,
+    /// The user name takes the place of the common name.
+    pub username_as_common_name: bool,
+    /// Clients may come without user name and password (the hook then sees both empty).
+    pub optional_credentials: bool,
+    /// Directory of files by common name, with a file `DEFAULT` for the others.
+    pub client_config_dir: Option<PathBuf>,
+    /// Clients without a file of their own are turned away.
+    pub ccd_exclusive: bool,
+}
+
+/// `script-security`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScriptSecurity {
+    /// 0: nothing is run.
+    Nothing,
+    /// 1: nothing that users wrote is run.
+    #[default]
+    System,
+    /// 2: hooks are run.
+    Hooks,
+    /// 3: hooks are run, and may get passwords in their environment.
+    Passwords,
+}
+
+/// A program with its arguments, split by the quoting rules; `argv[0]` is an absolute path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HookCommand {
+    /// Program and arguments; never empty.
+    pub argv: Vec<String>,
+    /// The directive.
+    pub place: Place,
+}
+
+/// How a hook gets user name and password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialsVia {
+    /// In the environment (`script-security 3`).
+    Env,
+    /// In a file that only the hook's user can read.
+    File,
+}
+
+/// `auth-user-pass-verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuthHook {
+    /// The program.
+    pub command: HookCommand,
+    /// How it gets the password.
+    pub via: CredentialsVia,
+}
+
+/// A variable for the environment of hooks (`setenv`). The value may be a secret of the hook and is not shown.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct Variable {
+    /// Name.
+    pub name: String,
+    /// Value.
+    #[serde(serialize_with = "redacted")]
+    pub value: String,
+}
+
+impl std::fmt::Debug for Variable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=[redacted]", self.name)
+    }
+}
+
+fn redacted<S: serde::Serializer>(_value: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("[redacted]")
+}
+
+/// Programs that are run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hooks {
+    /// What may be run.
+    pub script_security: ScriptSecurity,
+    /// Checks user name and password (or the token in its place).
+    pub auth_user_pass_verify: Option<AuthHook>,
+    /// Configures a client that has logged in.
+    pub client_connect: Option<HookCommand>,
+    /// Is told that a client has gone.
+    pub client_disconnect: Option<HookCommand>,
+    /// Is told about every address behind a client.
+    pub learn_address: Option<HookCommand>,
+    /// Checks each certificate of a client's chain.
+    pub tls_verify: Option<HookCommand>,
+    /// Checks the metadata of a client's wrapped `tls-crypt-v2` key.
+    pub tls_crypt_v2_verify: Option<HookCommand>,
+    /// Variables for all of them, in order; a later one of the same name wins.
+    pub setenv: Vec<Variable>,
+    /// Directory for files that are handed to hooks.
+    pub tmp_dir: PathBuf,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self {
+            script_security: ScriptSecurity::System,
+            auth_user_pass_verify: None,
+            client_connect: None,
+            client_disconnect: None,
+            learn_address: None,
+            tls_verify: None,
+            tls_crypt_v2_verify: None,
+            setenv: Vec::new(),
+            tmp_dir: PathBuf::from("/tmp"),
+        }
+    }
+}
