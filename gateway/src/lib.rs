@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod data;
 pub mod exit;
 pub mod hooks;
 pub mod lease;

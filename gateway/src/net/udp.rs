@@ -1,0 +1,179 @@
+//! Opens the SO_REUSEPORT group behind one listener address: data-worker sockets first, session-shard sockets after them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::steering::{self, Steering};
+
+/// Which IP versions a listener serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// One IPv6 socket that also takes IPv4.
+    Dual,
+}
+
+/// What to open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenSpec {
+    /// Local address; `None` is every address of the family.
+    pub addr: Option<IpAddr>,
+    /// UDP port; 0 lets the kernel pick one.
+    pub port: u16,
+    /// IP versions.
+    pub family: Family,
+    /// Interface or VRF to bind to (`--bind-dev`).
+    pub bind_dev: Option<String>,
+    /// Send buffer in bytes (`--sndbuf`); `None` leaves the system's default.
+    pub sndbuf: Option<usize>,
+    /// Receive buffer in bytes (`--rcvbuf`); `None` leaves the system's default.
+    pub rcvbuf: Option<usize>,
+    /// Firewall mark (`--mark`).
+    pub mark: Option<u32>,
+}
+
+/// The open sockets of one listener address.
+#[derive(Debug)]
+pub struct ListenerGroup {
+    /// The address all sockets are bound to, with the real port.
+    pub local: SocketAddr,
+    /// One non-blocking socket per data worker, in worker order.
+    pub worker_sockets: Vec<UdpSocket>,
+    /// One non-blocking socket per session shard, in shard order.
+    pub shard_sockets: Vec<UdpSocket>,
+    /// How the kernel chooses among them.
+    pub steering: Steering,
+    /// Receive buffer the kernel really granted, in bytes of its own bookkeeping (twice the payload).
+    pub rcvbuf: usize,
+    /// Send buffer the kernel really granted, likewise.
+    pub sndbuf: usize,
+}
+
+impl ListenerGroup {
+    /// Opens `workers` + `shards` sockets on the address of `spec` and steers between them.
+    ///
+    /// `workers` must be a power of two and `shards` at least 1. A steering program that cannot be attached is reported in
+    /// [`ListenerGroup::steering`], not an error.
+    ///
+    /// # Errors
+    /// Names the step and the address: the address in use by another process, a missing interface, missing rights for `mark`.
+    pub fn open(spec: &ListenSpec, workers: usize, shards: usize) -> io::Result<Self> {
+        let mut addr = spec.bind_address()?;
+        if !workers.is_power_of_two() || shards == 0 || workers + shards > steering::MAX_GROUP {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{workers} workers (a power of two) and {shards} shards (at least 1) cannot share {addr}"
+                ),
+            ));
+        }
+        if addr.port() != 0 {
+            // SO_REUSEPORT would silently let us share the port, and its traffic, with another gateway of the same user.
+            spec.socket(addr, false)?;
+        }
+        let mut sockets = Vec::with_capacity(workers + shards);
+        for _ in 0..workers + shards {
+            let socket = spec.socket(addr, true)?;
+            if addr.port() == 0 {
+                let bound = socket.local_addr()?.as_socket();
+                addr.set_port(bound.map_or(0, |a| a.port()));
+            }
+            sockets.push(socket);
+        }
+        let (rcvbuf, sndbuf) = (sockets[0].recv_buffer_size()?, sockets[0].send_buffer_size()?);
+        let steering = match steering::attach(sockets[0].as_fd(), workers, shards) {
+            Ok(()) => Steering::Cbpf,
+            Err(e) => Steering::None(format!("SO_ATTACH_REUSEPORT_CBPF on {addr}: {e}")),
+        };
+        let shard_sockets = sockets
+            .split_off(workers)
+            .into_iter()
+            .map(UdpSocket::from)
+            .collect();
+        let worker_sockets = sockets.into_iter().map(UdpSocket::from).collect();
+        Ok(Self {
+            local: addr,
+            worker_sockets,
+            shard_sockets,
+            steering,
+            rcvbuf,
+            sndbuf,
+        })
+    }
+}
+
+impl ListenSpec {
+    /// The address to bind, checked against the family.
+    fn bind_address(&self) -> io::Result<SocketAddr> {
+        let ip = match (self.family, self.addr) {
+            (Family::V4, None) => Ipv4Addr::UNSPECIFIED.into(),
+            (Family::V6 | Family::Dual, None) => Ipv6Addr::UNSPECIFIED.into(),
+            (Family::V4, Some(ip @ IpAddr::V4(_)))
+            | (Family::V6 | Family::Dual, Some(ip @ IpAddr::V6(_))) => ip,
+            (family, Some(ip)) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("listener address {ip} does not belong to the address family {family:?}"),
+                ));
+            }
+        };
+        Ok(SocketAddr::new(ip, self.port))
+    }
+
+    /// One bound, configured, non-blocking socket.
+    fn socket(&self, addr: SocketAddr, share: bool) -> io::Result<Socket> {
+        let step =
+            |what: &str, e: io::Error| io::Error::new(e.kind(), format!("udp listener {addr}: {what}: {e}"));
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))
+            .map_err(|e| step("socket", e))?;
+        socket
+            .set_nonblocking(true)
+            .map_err(|e| step("non-blocking", e))?;
+        if share {
+            socket.set_reuse_port(true).map_err(|e| step("SO_REUSEPORT", e))?;
+        }
+        if addr.is_ipv6() {
+            socket
+                .set_only_v6(self.family == Family::V6)
+                .map_err(|e| step("IPV6_V6ONLY", e))?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+                .map_err(|e| step("IPV6_RECVPKTINFO", e.into()))?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).map_err(|e| step("IP_PKTINFO", e.into()))?;
+        }
+        if let Some(dev) = &self.bind_dev {
+            socket
+                .bind_device(Some(dev.as_bytes()))
+                .map_err(|e| step(&format!("bind-dev {dev}"), e))?;
+        }
+        if let Some(mark) = self.mark {
+            socket
+                .set_mark(mark)
+                .map_err(|e| step(&format!("mark {mark}"), e))?;
+        }
+        // The FORCE forms pass net.core.[rw]mem_max but need CAP_NET_ADMIN; the plain ones are cut to those limits.
+        if let Some(bytes) = self.rcvbuf
+            && setsockopt(&socket, sockopt::RcvBufForce, &bytes).is_err()
+        {
+            socket
+                .set_recv_buffer_size(bytes)
+                .map_err(|e| step(&format!("rcvbuf {bytes}"), e))?;
+        }
+        if let Some(bytes) = self.sndbuf
+            && setsockopt(&socket, sockopt::SndBufForce, &bytes).is_err()
+        {
+            socket
+                .set_send_buffer_size(bytes)
+                .map_err(|e| step(&format!("sndbuf {bytes}"), e))?;
+        }
+        socket.bind(&addr.into()).map_err(|e| step("bind", e))?;
+        Ok(socket)
+    }
+}
