@@ -120,6 +120,25 @@ pub struct Hooks {
     pub tmp_dir: PathBuf,
 }
 
+impl Hooks {
+    /// The programs that are configured, each with the name of its directive.
+    pub fn commands(&self) -> impl Iterator<Item = (&'static str, &HookCommand)> {
+        [
+            (
+                "auth-user-pass-verify",
+                self.auth_user_pass_verify.as_ref().map(|hook| &hook.command),
+            ),
+            ("client-connect", self.client_connect.as_ref()),
+            ("client-disconnect", self.client_disconnect.as_ref()),
+            ("learn-address", self.learn_address.as_ref()),
+            ("tls-verify", self.tls_verify.as_ref()),
+            ("tls-crypt-v2-verify", self.tls_crypt_v2_verify.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(name, command)| Some((name, command?)))
+    }
+}
+
 impl Default for Hooks {
     fn default() -> Self {
         Self {

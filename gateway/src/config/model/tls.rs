@@ -200,7 +200,10 @@ pub enum Compression {
     /// No compression framing; a client that insists on framing is told to stop if it can be told.
     #[default]
     None,
-    /// The v1 stub framing for everybody (`compress`, `compress stub`, `comp-lzo no`).
+    /// The old framing without compression for everybody (`comp-lzo no`): a byte 0xFA leads each packet.
+    CompLzoNo,
+    /// The v1 stub framing for everybody (`compress`, `compress stub`): a byte 0xFB leads, the packet's own first byte
+    /// moves to the end.
     Stub,
     /// The v2 stub framing for everybody (`compress stub-v2`).
     StubV2,

@@ -1,0 +1,158 @@
+//! Handlers of the process and of Tessera's own directives.
+
+use std::time::Duration;
+
+use super::{Draft, Effect, MAX_SECONDS, Outcome, bad, number, seconds, text, word};
+use crate::config::diagnostic::Diagnostic;
+use crate::config::lex::Directive;
+use crate::config::model::{IoChoice, Log, Status, Threads, TokenVerify};
+
+/// How often a status file is written unless told, as with OpenVPN.
+const STATUS_INTERVAL: u64 = 60;
+/// Most threads of one kind: the peer-id carries the worker's number in its low bits.
+const MAX_THREADS: u16 = 256;
+
+pub(crate) fn user(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.user = Some(name(d)?);
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn group(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.group = Some(name(d)?);
+    Ok(Effect::Honoured)
+}
+
+fn name(d: &Directive) -> Result<String, Diagnostic> {
+    let name = text(d, 0)?;
+    if name.is_empty() {
+        Err(bad(d, 0, "the name is empty"))
+    } else {
+        Ok(name.to_owned())
+    }
+}
+
+/// The directory itself was already taken when the files were read.
+pub(crate) fn cd(draft: &mut Draft, _: &Directive) -> Outcome {
+    draft.config.process.cd = Some(draft.base.clone());
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn nice(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.nice = Some(number(d, 0, -20..=19)?);
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn writepid(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.writepid = Some(draft.path(text(d, 0)?));
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn log(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.log = Log::File(draft.path(text(d, 0)?));
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn log_append(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.log = Log::Append(draft.path(text(d, 0)?));
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn verb(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.process.verb = number(d, 0, 0..=11)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn suppress_timestamps(draft: &mut Draft, _: &Directive) -> Outcome {
+    draft.config.process.suppress_timestamps = true;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn status(draft: &mut Draft, d: &Directive) -> Outcome {
+    let interval = if d.args.len() > 1 {
+        number(d, 1, 1..=MAX_SECONDS)?
+    } else {
+        STATUS_INTERVAL
+    };
+    let file = draft.path(text(d, 0)?);
+    draft.config.process.status = Some(Status {
+        file,
+        interval: Duration::from_secs(interval),
+        version: 1,
+    });
+    Ok(Effect::Ignored(
+        "status files are written by a later release".to_owned(),
+    ))
+}
+
+pub(crate) fn status_version(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.status_version = Some(if d.args.is_empty() {
+        1
+    } else {
+        number(d, 0, 1..=3)?
+    });
+    Ok(Effect::Ignored(
+        "status files are written by a later release".to_owned(),
+    ))
+}
+
+fn threads(d: &Directive) -> Result<Threads, Diagnostic> {
+    if d.arg(0) == Some("auto") {
+        return Ok(Threads::Auto);
+    }
+    let count = number(d, 0, 1..=MAX_THREADS).map_err(|problem| problem.hint("or write 'auto'"))?;
+    Ok(Threads::Count(count))
+}
+
+pub(crate) fn workers(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.workers = threads(d)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn session_shards(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.session_shards = threads(d)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn datapath(_: &mut Draft, d: &Directive) -> Outcome {
+    match text(d, 0)? {
+        "auto" | "basic" => Ok(Effect::Honoured),
+        later @ ("offload" | "steered" | "xdp" | "afxdp" | "ovpn") => {
+            Err(bad(d, 0, format!("the rung '{later}' is not in this release")).hint("use 'auto' or 'basic'"))
+        }
+        other => Err(bad(d, 0, format!("'{other}' is not one of: auto, basic"))),
+    }
+}
+
+pub(crate) fn io(draft: &mut Draft, d: &Directive) -> Outcome {
+    let choices = [
+        ("auto", IoChoice::Auto),
+        ("uring", IoChoice::Uring),
+        ("epoll", IoChoice::Epoll),
+    ];
+    draft.config.tessera.io = word(d, 0, &choices)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn token_verify(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.token_verify = word(
+        d,
+        0,
+        &[("hook", TokenVerify::Hook), ("cache", TokenVerify::Cache)],
+    )?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn hook_timeout(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.hook_timeout = seconds(d, 0, 1..=600)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn hook_concurrency(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.hook_concurrency = number(d, 0, 1..=4096)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn max_half_open(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.limits.max_half_open = number(d, 0, 1..=1 << 20)?;
+    Ok(Effect::Honoured)
+}

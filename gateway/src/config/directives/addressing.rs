@@ -1,0 +1,161 @@
+//! Mode, addressing, pushing.
+
+use super::{LATER, Spec, no, off, on, per_client};
+use crate::config::build::network as run;
+
+pub(super) const TABLE: &[Spec] = &[
+    on("server", 2, 3, run::server),
+    on("server-ipv6", 1, 1, run::server_ipv6),
+    no(
+        "server-bridge",
+        "ethernet bridging is not supported",
+        "use 'server' with 'dev tun'",
+    ),
+    on("mode", 1, 1, run::mode),
+    on("tls-server", 0, 0, run::tls_server),
+    on("topology", 1, 1, run::topology),
+    on("dev", 1, 1, run::dev),
+    on("dev-type", 1, 1, run::dev_type),
+    on("dev-node", 1, 1, run::dev_node),
+    on("ifconfig", 2, 2, run::ifconfig),
+    on("ifconfig-ipv6", 2, 2, run::ifconfig_ipv6),
+    on("ifconfig-pool", 2, 3, run::ifconfig_pool),
+    on("ifconfig-ipv6-pool", 1, 1, run::ifconfig_ipv6_pool),
+    on("ifconfig-pool-persist", 1, 2, run::ifconfig_pool_persist),
+    no(
+        "ifconfig-pool-linear",
+        "it was removed from OpenVPN",
+        "use 'topology subnet'",
+    ),
+    per_client("ifconfig-push"),
+    per_client("ifconfig-ipv6-push"),
+    no(
+        "ifconfig-push-constraint",
+        LATER,
+        "keep static addresses inside the pool's network by hand",
+    ),
+    on("ifconfig-noexec", 0, 0, run::ifconfig_noexec),
+    off("ifconfig-nowarn", "no such warning is given"),
+    on("route-noexec", 0, 0, run::route_noexec),
+    per_client("iroute"),
+    per_client("iroute-ipv6"),
+    on("route", 1, 4, run::route).list(),
+    on("route-ipv6", 1, 3, run::route_ipv6).list(),
+    on("route-gateway", 1, 1, run::route_gateway),
+    no("route-ipv6-gateway", LATER, "name the gateway in each route-ipv6"),
+    no("route-metric", LATER, "name the metric in each route"),
+    no(
+        "route-table",
+        LATER,
+        "set the route by the host's own network configuration",
+    ),
+    off("route-delay", "routes are set as soon as the device is up"),
+    on("push", 1, 1, run::push).list(),
+    per_client("push-reset"),
+    per_client("push-remove"),
+    on("client-to-client", 0, 0, run::client_to_client),
+    per_client("disable"),
+    per_client("override-username"),
+    no(
+        "stale-routes-check",
+        LATER,
+        "leave it out: networks behind clients come from iroute and go with the client",
+    ),
+    no(
+        "port-share",
+        "sharing a TCP port is not in this release",
+        "give the web server its own port",
+    ),
+    no(
+        "vlan-tagging",
+        "VLANs need ethernet mode",
+        "use one gateway for each network",
+    ),
+    no(
+        "vlan-accept",
+        "VLANs need ethernet mode",
+        "use one gateway for each network",
+    ),
+    no(
+        "vlan-pvid",
+        "VLANs need ethernet mode",
+        "use one gateway for each network",
+    ),
+    off("tun-ipv6", "IPv6 in the tunnel is always possible"),
+    no(
+        "block-ipv6",
+        "the gateway does not answer for IPv6 in this release",
+        "push \"block-ipv6\" to the clients",
+    ),
+    no(
+        "client-nat",
+        "address translation inside clients is not a gateway's",
+        "use the host's packet filter",
+    ),
+    no(
+        "redirect-gateway",
+        "a gateway does not redirect its own traffic",
+        "write: push \"redirect-gateway def1\"",
+    ),
+    no(
+        "redirect-private",
+        "a gateway does not redirect its own traffic",
+        "write: push \"redirect-private\"",
+    ),
+    no(
+        "dhcp-option",
+        "this is for clients",
+        "write: push \"dhcp-option …\"",
+    ),
+    no("dns", "this is for clients", "write: push \"dns …\""),
+    no(
+        "dns-updown",
+        "this is for clients",
+        "leave it to the clients' profiles",
+    ),
+    no(
+        "block-outside-dns",
+        "this is for clients",
+        "write: push \"block-outside-dns\"",
+    ),
+    no(
+        "register-dns",
+        "this is for clients",
+        "write: push \"register-dns\"",
+    ),
+    no(
+        "auth-token",
+        "tokens are pushed to one client",
+        "push it from client-connect",
+    ),
+    no(
+        "auth-token-user",
+        "tokens are pushed to one client",
+        "push it from client-connect",
+    ),
+    no(
+        "pull",
+        "this is a client's directive",
+        "leave it to the clients' profiles",
+    ),
+    no(
+        "iproute",
+        "addresses and routes are set by netlink, no program is run",
+        "leave it out",
+    ),
+    no(
+        "mktun",
+        "devices are made at start and go at the end",
+        "use 'ip tuntap add' for a lasting one",
+    ),
+    no(
+        "rmtun",
+        "devices are made at start and go at the end",
+        "use 'ip tuntap del'",
+    ),
+    no("lladdr", "ethernet (tap) is not supported", "leave it out"),
+    off(
+        "push-continuation",
+        "the gateway settles how long push lists are split",
+    ),
+];
