@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data;
+pub mod directory;
 pub mod exit;
 pub mod hooks;
 pub mod lease;

@@ -1,0 +1,51 @@
+//! A client as its shard knows it, from the first login on.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use tessera_proto::peer_info::PeerInfo;
+
+use crate::directory::Owner;
+use crate::hooks::Env;
+use crate::lease::{Lease, PeerHandle};
+use crate::routes::Prefix;
+
+/// What the first login of a session found out; later logins must agree with it.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    /// What hooks, files and logs call it. Empty without certificate and user name.
+    pub(super) common_name: String,
+    /// As the client sent it.
+    pub(super) username: String,
+    /// What an address or a token is bound to.
+    pub(super) owner: Owner,
+    /// `tls_*` and `X509_*` variables.
+    pub(super) cert_env: Vec<(String, String)>,
+    /// What the client says about itself.
+    pub(super) peer_info: PeerInfo,
+}
+
+/// An established client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) account: Account,
+    pub(super) peer: PeerHandle,
+    /// Given back when the client is gone.
+    pub(super) lease: Option<Lease>,
+    pub(super) v4: Option<Ipv4Addr>,
+    pub(super) v6: Option<Ipv6Addr>,
+    /// Networks behind it.
+    pub(super) iroutes: Vec<Prefix>,
+    /// The environment of its connect hook, which its disconnect hook gets, too.
+    pub(super) env: Env,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+    /// Why it is being removed, once it is.
+    pub(super) leaving: Option<String>,
+}
+
+impl Client {
+    /// The name in log lines.
+    pub(super) fn name(&self) -> &str {
+        if self.account.common_name.is_empty() { "UNDEF" } else { &self.account.common_name }
+    }
+}

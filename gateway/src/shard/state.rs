@@ -1,0 +1,390 @@
+//! The state of a shard and everything that happens in it at once; what takes time is in [`super::login`].
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ring::rand::SecureRandom;
+use tessera_proto::Rng;
+use tessera_proto::endpoint::{Drop as Dropped, Endpoint, EndpointConfig, Handle, Handled};
+use tessera_proto::session::{AuthRequest, Close, CloseReason, Event};
+use tessera_wire::{PeerId, data};
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::client::{Account, Client};
+use super::{Command, ShardSetup};
+use crate::clock;
+use crate::config::Config;
+use crate::data::{DataHandle, FromWorker, PeerStats, ToWorker};
+use crate::directory::{Directory, MoveVerdict, SessionRef};
+use crate::hooks::{Env, HookHandle};
+use crate::net::{LocalAddr, Path, try_send_now};
+use crate::pki::{CrlReload, ServerTls, explain};
+use crate::tokens::TokenCache;
+
+/// Packets that wait for a control socket; what does not fit is retransmitted.
+pub(super) const SEND_QUEUE: usize = 1024;
+
+/// The operating system's randomness.
+struct SystemRng(ring::rand::SystemRandom);
+
+impl Rng for SystemRng {
+    fn fill(&mut self, out: &mut [u8]) {
+        if self.0.fill(out).is_err() {
+            // Without randomness every key would be guessable: there is nothing to go on with.
+            std::process::abort();
+        }
+    }
+}
+
+/// A generator for one session.
+pub(super) fn system_rng() -> Box<dyn Rng> {
+    Box::new(SystemRng(ring::rand::SystemRandom::new()))
+}
+
+/// Shared by all tasks of a shard.
+pub(super) type Shared = Rc<Shard>;
+
+/// A shard: what never changes, and what does.
+pub(super) struct Shard {
+    pub(super) index: usize,
+    pub(super) config: Arc<Config>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) tokens: Arc<TokenCache>,
+    pub(super) hooks: HookHandle,
+    pub(super) base_env: Env,
+    pub(super) data: DataHandle,
+    pub(super) shards: Vec<mpsc::Sender<Command>>,
+    /// Wakes the timer when the next deadline may have changed.
+    pub(super) deadline_changed: Notify,
+    pub(super) state: RefCell<State>,
+}
+
+/// What changes.
+pub(super) struct State {
+    pub(super) endpoint: Endpoint,
+    pub(super) tls: ServerTls,
+    /// For cookie answers: sent from the stack, now or never.
+    raw_sockets: Vec<std::net::UdpSocket>,
+    /// For everything else, by listener.
+    outgoing: Vec<mpsc::Sender<(Vec<u8>, Path)>>,
+    /// Where each session's packets come in.
+    locals: HashMap<Handle, (usize, LocalAddr)>,
+    /// Logged in, by session.
+    pub(super) accounts: BTreeMap<Handle, Account>,
+    /// With addresses and a peer-id.
+    pub(super) clients: BTreeMap<Handle, Client>,
+    by_peer: HashMap<PeerId, Handle>,
+    /// Sessions whose logins are under way: the login finds out here that its client has left.
+    pub(super) logins: BTreeMap<Handle, watch::Sender<bool>>,
+    /// Control packets that led to nothing, by reason.
+    pub(super) drops: BTreeMap<Dropped, u64>,
+    pub(super) next_deadline: Option<tessera_proto::Instant>,
+    pub(super) stopping: bool,
+}
+
+impl Shard {
+    pub(super) fn new(
+        setup: ShardSetup,
+        raw_sockets: Vec<std::net::UdpSocket>,
+        outgoing: Vec<mpsc::Sender<(Vec<u8>, Path)>>,
+    ) -> Shared {
+        let endpoint = Endpoint::new(EndpointConfig {
+            params: setup.params,
+            tls: setup.tls.server_config(),
+            protections: setup.protections,
+            cookies: setup.cookies,
+            reply_rate: setup.reply_rate,
+            max_half_open: setup.config.limits.max_half_open as usize,
+            verify_client_keys: setup.config.hooks.tls_crypt_v2_verify.is_some(),
+            rng: Box::new(system_rng),
+        });
+        let state = State {
+            endpoint,
+            tls: setup.tls,
+            raw_sockets,
+            outgoing,
+            locals: HashMap::new(),
+            accounts: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            by_peer: HashMap::new(),
+            logins: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            next_deadline: None,
+            stopping: false,
+        };
+        Rc::new(Self {
+            index: setup.index,
+            config: setup.config,
+            directory: setup.directory,
+            tokens: setup.tokens,
+            hooks: setup.hooks,
+            base_env: setup.base_env,
+            data: setup.data,
+            shards: setup.shards,
+            deadline_changed: Notify::new(),
+            state: RefCell::new(state),
+        })
+    }
+
+    /// This session's name outside the shard.
+    pub(super) const fn session_ref(&self, handle: Handle) -> SessionRef {
+        SessionRef { shard: self.index, handle }
+    }
+
+    /// A datagram from one of the shard's sockets, or one that a worker passed on.
+    pub(super) fn on_datagram(self: &Rc<Self>, listener: usize, path: Path, bytes: &[u8]) {
+        if let Some(id) = data::peer_id_of(bytes) {
+            // The kernel did not steer it. The worker it belongs to counts it if there is nobody behind the id.
+            let bytes = bytes.to_vec();
+            return self.data.tell(id, ToWorker::Datagram { listener, path, bytes });
+        }
+        {
+            let state = &mut *self.state.borrow_mut();
+            if state.stopping && !state.locals.values().any(|(l, _)| *l == listener) {
+                return;
+            }
+            state.reload_revocations();
+            match state.endpoint.handle_datagram(bytes, path.remote, clock::read()) {
+                Handled::Dropped(reason) => *state.drops.entry(reason).or_default() += 1,
+                Handled::Reply(reply) => {
+                    // A full socket drops it; the client asks again.
+                    if let Some(socket) = state.raw_sockets.get(listener).filter(|_| !state.stopping) {
+                        let _ = try_send_now(socket.as_fd(), &reply, &path);
+                    }
+                }
+                Handled::Session(handle) => {
+                    state.locals.insert(handle, (listener, path.local));
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// A deadline has come.
+    pub(super) fn on_timeout(self: &Rc<Self>) {
+        self.state.borrow_mut().endpoint.handle_timeout(clock::read());
+        self.settle();
+    }
+
+    /// Runs a command on a session and acts on what follows from it.
+    pub(super) fn with_session<R>(
+        self: &Rc<Self>,
+        handle: Handle,
+        command: impl FnOnce(&mut tessera_proto::session::ServerSession) -> R,
+    ) -> Option<R> {
+        let result = self.state.borrow_mut().endpoint.with(handle, command);
+        self.settle();
+        result
+    }
+
+    /// Ends a session.
+    pub(super) fn close(self: &Rc<Self>, handle: Handle, how: Close) {
+        self.with_session(handle, |session| session.close(how, clock::read()));
+    }
+
+    /// Events first, then packets: keys are installed before the push that makes a client use them is sent.
+    fn settle(self: &Rc<Self>) {
+        loop {
+            let next = self.state.borrow_mut().endpoint.poll_event();
+            let Some((handle, event)) = next else { break };
+            self.on_event(handle, event);
+        }
+        let state = &mut *self.state.borrow_mut();
+        while let Some((handle, remote, bytes)) = state.endpoint.poll_transmit() {
+            let Some((listener, local)) = state.locals.get(&handle).copied() else { continue };
+            if let Some(queue) = state.outgoing.get(listener) {
+                // Without room it is lost, as on the wire.
+                let _ = queue.try_send((bytes, Path { remote, local }));
+            }
+        }
+        let next = state.endpoint.poll_timeout().map(|(at, _)| at);
+        if next != state.next_deadline {
+            state.next_deadline = next;
+            self.deadline_changed.notify_one();
+        }
+    }
+
+    fn on_event(self: &Rc<Self>, handle: Handle, event: Event) {
+        match event {
+            Event::ClientKey(metadata) => super::login::verify_client_key(self, handle, metadata),
+            Event::AuthRequest(request) => self.on_auth_request(handle, *request),
+            Event::InstallKey(key) => self.tell_worker(handle, |id| ToWorker::InstallKey(id, key)),
+            Event::PromoteKey(key_id) => self.tell_worker(handle, |id| ToWorker::PromoteKey(id, key_id)),
+            Event::RetireKey(key_id) => self.tell_worker(handle, |id| ToWorker::RetireKey(id, key_id)),
+            Event::UnknownMessage(name) => debug!(message = name, "control message that is not known"),
+            Event::Closed(reason) => self.on_closed(handle, &reason),
+        }
+    }
+
+    fn tell_worker(&self, handle: Handle, message: impl FnOnce(PeerId) -> ToWorker) {
+        let id = self.state.borrow().clients.get(&handle).map(|client| client.peer.id);
+        if let Some(id) = id {
+            self.data.tell(id, message(id));
+        }
+    }
+
+    fn on_auth_request(self: &Rc<Self>, handle: Handle, request: AuthRequest) {
+        let Some(path) = self.path(handle) else { return };
+        let (gone, left) = watch::channel(false);
+        self.state.borrow_mut().logins.insert(handle, gone);
+        let shard = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            super::login::login(&shard, handle, request, path, left).await;
+        });
+    }
+
+    /// Where a session is.
+    pub(super) fn path(&self, handle: Handle) -> Option<Path> {
+        let state = self.state.borrow();
+        let remote = state.endpoint.remote(handle)?;
+        let (_, local) = state.locals.get(&handle)?;
+        Some(Path { remote, local: *local })
+    }
+
+    /// The listener that a session came in on.
+    pub(super) fn listener(&self, handle: Handle) -> usize {
+        self.state.borrow().locals.get(&handle).map_or(0, |(listener, _)| *listener)
+    }
+
+    /// A client got its addresses: from now on workers know it.
+    pub(super) fn admit(&self, handle: Handle, client: Client) {
+        let state = &mut *self.state.borrow_mut();
+        state.by_peer.insert(client.peer.id, handle);
+        state.clients.insert(handle, client);
+    }
+
+    fn on_closed(self: &Rc<Self>, handle: Handle, reason: &CloseReason) {
+        let path = self.path(handle);
+        let remote = path.map(|path| path.remote.to_string()).unwrap_or_default();
+        let text = match reason {
+            CloseReason::Tls(tessera_proto::TlsError::Protocol(error)) => format!("TLS: {}", explain(error)),
+            other => other.to_string(),
+        };
+        let state = &mut *self.state.borrow_mut();
+        state.locals.retain(|known, _| *known != handle || state.endpoint.remote(handle).is_some());
+        if let Some(gone) = state.logins.remove(&handle) {
+            gone.send_replace(true);
+        }
+        state.accounts.remove(&handle);
+        let Some(client) = state.clients.get_mut(&handle) else {
+            match reason {
+                CloseReason::Tls(_) | CloseReason::AuthFailed(_) => warn!(remote, "TLS Auth Error: {text}"),
+                _ => info!(remote, "session ended before login: {text}"),
+            }
+            return;
+        };
+        if client.leaving.replace(text).is_none() {
+            let (id, generation) = (client.peer.id, client.peer.generation);
+            if let Some(path) = path {
+                self.directory.leave(path.remote, self.session_ref(handle));
+            }
+            // The worker stops at once and reports what the client moved; the rest follows then.
+            self.data.tell(id, ToWorker::Remove { id, generation });
+            self.data.tell_all(|| ToWorker::RemoveRoutes(id));
+        }
+    }
+
+    /// Something that a worker reports.
+    pub(super) fn on_worker(self: &Rc<Self>, message: FromWorker) {
+        let handle_of = |id: PeerId| self.state.borrow().by_peer.get(&id).copied();
+        match message {
+            FromWorker::Control { listener, path, bytes } => self.on_datagram(listener, path, &bytes),
+            FromWorker::Moved { id, path } => {
+                if let Some(handle) = handle_of(id) {
+                    self.on_moved(handle, id, path);
+                }
+            }
+            FromWorker::RenegotiationDue(id) => {
+                if let Some(handle) = handle_of(id) {
+                    self.with_session(handle, |session| session.renegotiate(clock::read()));
+                }
+            }
+            FromWorker::Silent(id) => self.close_peer(handle_of(id), Close::Silent("ping-restart: nothing was heard")),
+            FromWorker::Inactive(id) => {
+                self.close_peer(handle_of(id), Close::Restart("Inactivity timeout".into()));
+            }
+            FromWorker::Exit(id) => self.close_peer(handle_of(id), Close::Silent("client exited")),
+            FromWorker::Removed { id, generation, stats } => {
+                if let Some(handle) = handle_of(id) {
+                    self.on_removed(handle, generation, stats);
+                }
+            }
+        }
+    }
+
+    fn close_peer(self: &Rc<Self>, handle: Option<Handle>, how: Close) {
+        if let Some(handle) = handle {
+            self.close(handle, how);
+        }
+    }
+
+    /// A client's data comes from another address, authenticated and fresh.
+    fn on_moved(self: &Rc<Self>, handle: Handle, id: PeerId, path: Path) {
+        let Some(old) = self.path(handle) else { return };
+        let owner = self.state.borrow().clients.get(&handle).map(|client| client.account.owner.clone());
+        let Some(owner) = owner else { return };
+        let session = self.session_ref(handle);
+        match self.directory.relocate(old.remote, path.remote, session, &owner) {
+            MoveVerdict::Refused => {
+                return info!(from = %old.remote, to = %path.remote, "float refused: the address is another client's");
+            }
+            MoveVerdict::Replaces(other) => self.ask_to_leave(other, "its address was taken over by the same user"),
+            MoveVerdict::Free => {}
+        }
+        info!(from = %old.remote, to = %path.remote, "client floated");
+        let state = &mut *self.state.borrow_mut();
+        state.endpoint.set_remote(handle, path.remote);
+        if let Some((_, local)) = state.locals.get_mut(&handle) {
+            *local = path.local;
+        }
+        self.data.tell(id, ToWorker::SetPath(id, path));
+    }
+
+    /// Asks another session, wherever it lives, to end.
+    pub(super) fn ask_to_leave(&self, session: SessionRef, why: &'static str) {
+        if let Some(shard) = self.shards.get(session.shard) {
+            let shard = shard.clone();
+            tokio::task::spawn_local(async move {
+                // Closed only when that shard has stopped, and its sessions with it.
+                let _ = shard.send(Command::Replace { handle: session.handle, why }).await;
+            });
+        }
+    }
+
+    fn on_removed(self: &Rc<Self>, handle: Handle, generation: u64, stats: PeerStats) {
+        let client = {
+            let state = &mut *self.state.borrow_mut();
+            if state.clients.get(&handle).is_none_or(|client| client.peer.generation != generation) {
+                return;
+            }
+            let Some(client) = state.clients.remove(&handle) else { return };
+            state.by_peer.remove(&client.peer.id);
+            client
+        };
+        let shard = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            super::login::logout(&shard, handle, client, stats).await;
+        });
+    }
+}
+
+impl State {
+    /// Takes a changed revocation list into use for the sessions to come.
+    fn reload_revocations(&mut self) {
+        match self.tls.reload_crl(clock::now()) {
+            CrlReload::NotDue | CrlReload::Unchanged => {}
+            CrlReload::Reloaded(warnings) => {
+                info!("certificate revocation list reloaded");
+                for warning in warnings {
+                    warn!("{warning}");
+                }
+                self.endpoint.set_tls(self.tls.server_config());
+            }
+            CrlReload::KeptOld(error) => warn!("the new revocation list is not used: {error}"),
+        }
+    }
+}
