@@ -1,2 +1,71 @@
 //! The `tesserad` binary.
-fn main() {}
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use tesserad::cli::{self, Invocation, Output};
+use tesserad::config::Report;
+use tesserad::exit;
+
+fn main() -> ExitCode {
+    let mut argv = Vec::new();
+    for word in std::env::args_os().skip(1) {
+        match word.into_string() {
+            Ok(word) => argv.push(word),
+            Err(word) => return complain(exit::USAGE, &format!("not UTF-8: {}", word.display())),
+        }
+    }
+    let working_directory = match std::env::current_dir() {
+        Ok(directory) => directory,
+        Err(error) => return complain(exit::RUNTIME, &format!("no working directory: {error}")),
+    };
+    match cli::parse(argv, &working_directory) {
+        Err(message) => complain(exit::USAGE, &message),
+        Ok(Invocation::Help) => say(cli::HELP, exit::OK),
+        Ok(Invocation::Version) => say(cli::VERSION, exit::OK),
+        Ok(Invocation::Check(report, output)) => check(&report, output),
+        Ok(Invocation::Run(_, report)) if report.refused() => {
+            for problem in report.errors() {
+                complain(exit::CONFIG, &problem.to_string());
+            }
+            ExitCode::from(exit::CONFIG)
+        }
+        Ok(Invocation::Run(..)) => complain(
+            exit::RUNTIME,
+            "this build has no data path: only --check is there",
+        ),
+        Ok(Invocation::GenKey { .. }) => {
+            complain(exit::RUNTIME, "this build makes no keys: only --check is there")
+        }
+    }
+}
+
+fn check(report: &Report, output: Output) -> ExitCode {
+    let code = if report.refused() { exit::CONFIG } else { exit::OK };
+    match output {
+        Output::Table => say(&report.table(), code),
+        Output::Json => match report.json() {
+            Ok(text) => say(&(text + "\n"), code),
+            Err(error) => complain(
+                exit::RUNTIME,
+                &format!("the report cannot be written as JSON: {error}"),
+            ),
+        },
+    }
+}
+
+/// Writes to standard output; a reader that went away is a fault, unless the answer was already bad.
+fn say(text: &str, code: u8) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(_) if code == exit::OK => ExitCode::from(exit::RUNTIME),
+        _ => ExitCode::from(code),
+    }
+}
+
+/// Writes one line to standard error.
+fn complain(code: u8, message: &str) -> ExitCode {
+    // Where standard error is closed, the exit code still tells.
+    let _ = writeln!(std::io::stderr().lock(), "tesserad: {message}");
+    ExitCode::from(code)
+}

@@ -6,6 +6,8 @@ mod process;
 mod tls;
 mod transport;
 
+use std::cmp::Reverse;
+
 use super::build::Handler;
 
 /// What is done about a directive.
@@ -122,14 +124,21 @@ pub(super) fn find(name: &str) -> Option<&'static Spec> {
     all().find(|spec| spec.name == name)
 }
 
-/// The directive that was probably meant: the nearest name, if it is near.
+/// The directive that was probably meant: the nearest name, if it is near; of several, the one that begins alike.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     // A third of the letters may be wrong; more is another word.
     let limit = (name.chars().count() / 3).max(1);
     all()
         .map(|spec| (distance(name, spec.name), spec.name))
         .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
+        .min_by_key(|(distance, known)| {
+            let shared = name
+                .chars()
+                .zip(known.chars())
+                .take_while(|(a, b)| a == b)
+                .count();
+            (*distance, Reverse(shared))
+        })
         .map(|(_, name)| name)
 }
 
@@ -186,7 +195,7 @@ mod tests {
 
     #[test]
     fn nearest_finds_slips_only() {
-        assert_eq!(nearest("prot"), Some("port"));
+        assert_eq!(nearest("prot"), Some("proto"));
         assert_eq!(nearest("max-client"), Some("max-clients"));
         assert_eq!(nearest("keepalvie"), Some("keepalive"));
         assert_eq!(nearest("wholly-other-thing"), None);
