@@ -1,1 +1,31 @@
-//! hooks
+//! Programs that the operator hooks into logins: run elsewhere, bounded, and never in anybody's way.
+//!
+//! ```text
+//!  login (shard) ──HookJob──▶ queue ──▶ runner thread: at most N at a time ──▶ outcome back to the login
+//! ```
+//!
+//! A program gets a fixed argument list (no shell), exactly the environment that [`Env`] holds, three file descriptors,
+//! its own process group, and a time limit. What it can say is its exit code, and a file for `client-connect`.
+
+mod env;
+mod files;
+mod kinds;
+mod process;
+mod runner;
+
+pub use env::{Env, PATH};
+pub use files::{HookDir, HookFile};
+pub use kinds::{Assigned, Hook, Peer};
+pub use process::Outcome;
+pub use runner::{HookHandle, HookLimits, HookRunner, HookStats, QueueFull};
+
+/// What an outcome means for a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Exit code 0.
+    Allow,
+    /// Any other exit code.
+    Deny,
+    /// No answer at all: signal, timeout, or the program could not be run. Never an allow, and not the client's fault.
+    NoAnswer,
+}

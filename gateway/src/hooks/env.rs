@@ -1,0 +1,121 @@
+//! The environment of a hook: ours by name, the peer's by rule.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use tessera_proto::Secret;
+use tessera_proto::peer_info::PeerInfo;
+
+/// Where hooks find programs. The daemon's own search path may hold what a hook must not see.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Most variables that a peer may set; a stock client sets about twenty.
+const MAX_PEER_KEYS: usize = 64;
+/// Longest value that a peer may set.
+const MAX_PEER_VALUE: usize = 256;
+
+/// Variables by name. Cheap to clone next to starting a process.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    vars: BTreeMap<String, Secret<String>>,
+}
+
+impl Env {
+    /// Nothing but the search path.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut env = Self::default();
+        env.set("PATH", PATH);
+        env
+    }
+
+    /// Sets a variable of ours. Values are one line of text: line breaks and other control characters become `_`, because
+    /// scripts read environments line by line.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        let value: String = value.into();
+        let clean = if value.chars().any(char::is_control) { printable(&value) } else { value };
+        self.vars.insert(name.to_owned(), Secret::new(clean));
+        self
+    }
+
+    /// Removes a variable.
+    pub fn unset(&mut self, name: &str) -> &mut Self {
+        self.vars.remove(name);
+        self
+    }
+
+    /// Adds what a client says about itself: only `IV_…` and `UV_…` with capitals, digits and underscores, so that no name
+    /// can meet one of ours or one that a shell or a loader obeys.
+    pub fn set_peer_info(&mut self, info: &PeerInfo) -> &mut Self {
+        let allowed = |key: &str| {
+            let rest = key.strip_prefix("IV_").or_else(|| key.strip_prefix("UV_"));
+            rest.is_some_and(|rest| {
+                !rest.is_empty()
+                    && rest.len() <= 64
+                    && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+            })
+        };
+        let fits = |value: &str| value.len() <= MAX_PEER_VALUE && !value.chars().any(char::is_control);
+        for (key, value) in info.iter().filter(|(k, v)| allowed(k) && fits(v)).take(MAX_PEER_KEYS) {
+            self.set(key, value);
+        }
+        self
+    }
+
+    /// A variable's value.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.vars.get(name).map(|value| value.expose().as_str())
+    }
+
+    /// Names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.vars.keys().map(String::as_str)
+    }
+
+    /// For the new process.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        self.vars.iter().map(|(name, value)| (name.into(), value.expose().into()))
+    }
+}
+
+/// Text with control characters replaced by `_`: how names of peers reach hooks and logs.
+#[must_use]
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_set_only_their_own_names() {
+        let mut env = Env::new();
+        env.set("username", "alice");
+        let text = "IV_VER=2.6\nUV_OK=a b;$(id)\nLD_PRELOAD=x\nIDS=1\nusername=root\nUV_lower=1\nUV_=1\nPATH=/evil\nIV_X=a\rb\n";
+        env.set_peer_info(&PeerInfo::parse(text));
+        assert_eq!(env.names().collect::<Vec<_>>(), ["IV_VER", "PATH", "UV_OK", "username"]);
+        assert_eq!(env.value("UV_OK"), Some("a b;$(id)"), "hostile text stays text: no shell reads it");
+        assert_eq!(env.value("username"), Some("alice"));
+        assert_eq!(env.value("PATH"), Some(PATH));
+    }
+
+    #[test]
+    fn three_hundred_keys_and_long_values_are_bounded() {
+        let many: String = (0..300).map(|i| format!("UV_K{i}=1\n")).collect();
+        let mut env = Env::default();
+        env.set_peer_info(&PeerInfo::parse(&many));
+        assert_eq!(env.names().count(), MAX_PEER_KEYS);
+        let mut env = Env::default();
+        env.set_peer_info(&PeerInfo::parse(&format!("UV_LONG={}\n", "x".repeat(257))));
+        assert_eq!(env.names().count(), 0);
+    }
+
+    #[test]
+    fn no_value_spans_lines() {
+        let mut env = Env::default();
+        env.set("common_name", "a\nLD_PRELOAD=b\0c");
+        assert_eq!(env.value("common_name"), Some("a_LD_PRELOAD=b_c"));
+    }
+}
