@@ -3,13 +3,16 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod data;
 pub mod directory;
 pub mod exit;
+pub mod genkey;
 pub mod hooks;
 pub mod lease;
 pub mod net;
 pub mod overlay;
 pub mod pki;
 pub mod routes;
+pub mod shard;
 pub mod tokens;

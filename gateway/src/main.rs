@@ -1,11 +1,12 @@
 //! The `tesserad` binary.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use tesserad::cli::{self, Invocation, Output};
+use tesserad::cli::{self, Invocation, KeyKind, Output};
 use tesserad::config::Report;
-use tesserad::exit;
+use tesserad::{daemon, exit, genkey};
 
 fn main() -> ExitCode {
     let mut argv = Vec::new();
@@ -30,13 +31,23 @@ fn main() -> ExitCode {
             }
             ExitCode::from(exit::CONFIG)
         }
-        Ok(Invocation::Run(..)) => complain(
-            exit::RUNTIME,
-            "this build has no data path: only --check is there",
-        ),
-        Ok(Invocation::GenKey { .. }) => {
-            complain(exit::RUNTIME, "this build makes no keys: only --check is there")
-        }
+        Ok(Invocation::Run(config, report)) => match daemon::run(*config, &report) {
+            Ok(()) => ExitCode::from(exit::OK),
+            Err(error) => complain(error.code, &error.message),
+        },
+        Ok(Invocation::GenKey { kind, file, server_key }) => generate(kind, file.as_deref(), server_key.as_deref()),
+    }
+}
+
+fn generate(kind: KeyKind, file: Option<&Path>, server_key: Option<&Path>) -> ExitCode {
+    let made = genkey::make(kind, server_key).and_then(|text| match file {
+        Some(file) => genkey::write(file, &text).map(|()| None),
+        None => Ok(Some(text)),
+    });
+    match made {
+        Ok(None) => ExitCode::from(exit::OK),
+        Ok(Some(text)) => say(text.expose(), exit::OK),
+        Err(error) => complain(exit::RUNTIME, &format!("genkey: {error}")),
     }
 }
 

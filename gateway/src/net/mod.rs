@@ -5,6 +5,8 @@
 
 pub mod batch;
 pub mod cmsg;
+pub mod io;
+pub mod netlink;
 pub mod path;
 pub mod steering;
 pub mod sys;

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::Config;
 use crate::data::{DataHandle, FromWorker};
 use crate::directory::Directory;
-use crate::hooks::{Env, HookHandle};
+use crate::hooks::{Env, Hook};
 use crate::net::io::IoBackend;
 use crate::pki::ServerTls;
 use crate::tokens::TokenCache;
@@ -80,7 +80,7 @@ pub struct ShardSetup {
     /// Tokens.
     pub tokens: Arc<TokenCache>,
     /// Runs programs.
-    pub hooks: HookHandle,
+    pub hooks: Hook,
     /// Environment that every hook gets.
     pub base_env: Env,
     /// The workers.

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::data::{DataHandle, FromWorker, PeerStats, ToWorker};
 use crate::directory::{Directory, MoveVerdict, SessionRef};
-use crate::hooks::{Env, HookHandle};
+use crate::hooks::{Env, Hook};
 use crate::net::{LocalAddr, Path, try_send_now};
 use crate::pki::{CrlReload, ServerTls, explain};
 use crate::tokens::TokenCache;
@@ -54,10 +54,12 @@ pub(super) struct Shard {
     pub(super) config: Arc<Config>,
     pub(super) directory: Arc<Directory>,
     pub(super) tokens: Arc<TokenCache>,
-    pub(super) hooks: HookHandle,
+    pub(super) hooks: Hook,
     pub(super) base_env: Env,
     pub(super) data: DataHandle,
     pub(super) shards: Vec<mpsc::Sender<Command>>,
+    /// Farewells under way.
+    pub(super) leaving: std::cell::Cell<usize>,
     /// Wakes the timer when the next deadline may have changed.
     pub(super) deadline_changed: Notify,
     pub(super) state: RefCell<State>,
@@ -125,6 +127,7 @@ impl Shard {
             base_env: setup.base_env,
             data: setup.data,
             shards: setup.shards,
+            leaving: std::cell::Cell::new(0),
             deadline_changed: Notify::new(),
             state: RefCell::new(state),
         })
@@ -250,6 +253,11 @@ impl Shard {
         self.state.borrow().locals.get(&handle).map_or(0, |(listener, _)| *listener)
     }
 
+    /// True while clients are being removed.
+    pub(super) fn busy(&self) -> bool {
+        self.leaving.get() > 0 || !self.state.borrow().clients.is_empty()
+    }
+
     /// A client got its addresses: from now on workers know it.
     pub(super) fn admit(&self, handle: Handle, client: Client) {
         let state = &mut *self.state.borrow_mut();
@@ -366,8 +374,10 @@ impl Shard {
             client
         };
         let shard = Rc::clone(self);
+        self.leaving.set(self.leaving.get() + 1);
         tokio::task::spawn_local(async move {
             super::login::logout(&shard, handle, client, stats).await;
+            shard.leaving.set(shard.leaving.get().saturating_sub(1));
         });
     }
 }

@@ -270,6 +270,11 @@ impl ServerSession {
         self.events.extend(metadata.map(Event::ClientKey));
     }
 
+    /// Framing that the client's options demand, before anything is agreed on: the data channel is set up with it.
+    pub fn framing(&self) -> Framing {
+        self.identity.as_ref().map(framing).unwrap_or_default()
+    }
+
     /// Lets a session with an unverified tls-crypt-v2 client key go on, or forgets it without a word.
     pub fn client_key_verdict(&mut self, accept: bool, now: Now) {
         let Phase::Held(first) = core::mem::replace(&mut self.phase, Phase::Negotiating) else {
@@ -761,13 +766,6 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
         .find(|cipher| accepts(cipher))
         .or_else(|| params.fallback_cipher.filter(|_| nothing_said))
         .ok_or("Data channel cipher negotiation failed (no shared cipher)")?;
-    // Clients that know stub-v2 need no framing for IP packets; older ones that insist get the uncompressed stub.
-    let stub_v2 = info.value("IV_COMP_STUBv2") == Some("1");
-    let framing = if client.uses_compression && !stub_v2 {
-        Framing::Stub
-    } else {
-        Framing::Plain
-    };
     Ok(Agreed {
         cipher,
         derivation: if exporter {
@@ -775,10 +773,16 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
         } else {
             Derivation::Prf
         },
-        framing,
+        framing: framing(client),
         // Both are announced by the same pushed option.
         dynamic_tls_crypt: info.can(iv_proto::DYN_TLS_CRYPT | iv_proto::CC_EXIT_NOTIFY),
     })
+}
+
+/// Clients that know stub-v2 need no framing for IP packets; older ones that insist get the uncompressed stub.
+fn framing(client: &Identity) -> Framing {
+    let stub_v2 = client.peer_info.value("IV_COMP_STUBv2") == Some("1");
+    if client.uses_compression && !stub_v2 { Framing::Stub } else { Framing::Plain }
 }
 
 /// The parts of the PUSH_REPLY, in OpenVPN's order: common options, then those of this client.

@@ -1,0 +1,673 @@
+//! What takes time: logins, the configuration of a client, and its farewell. Each is a task that owns nothing of the
+//! shard and checks after every wait that its client is still there.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tessera_proto::endpoint::Handle;
+use tessera_proto::message::AuthFailure;
+use tessera_proto::session::{AuthRequest, Authenticated, Close, PushConfig, Verdict};
+use tessera_proto::wrap::Metadata;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::client::{Account, Client};
+use super::state::{Shard, Shared};
+use crate::clock;
+use crate::config::{CertificatePolicy, TokenVerify};
+use crate::data::{PeerSpec, PeerStats, ToWorker};
+use crate::directory::{Claim, Owner};
+use crate::hooks::{Answer, Assigned, Env, Peer};
+use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
+use crate::net::Path;
+use crate::overlay::{self, Overlay};
+use crate::routes::Prefix;
+use crate::tokens::{Binding, Lineage, TokenVerdict, UnixSeconds};
+
+/// Longest name that `username-as-common-name` makes.
+const MAX_COMMON_NAME: usize = 64;
+/// Extra time that a client which takes over another's name waits for the other's farewell, beyond one hook.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// Lifetime of tokens when the configuration sets no limit.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Why a login ended early.
+enum Stop {
+    /// The client is told.
+    Refused(AuthFailure),
+    /// The client has left.
+    Left,
+}
+
+impl Stop {
+    fn denied(text: &str) -> Self {
+        Self::Refused(AuthFailure::Denied(Some(text.to_owned())))
+    }
+
+    /// Denied without a word of why: the client learns nothing that helps to guess.
+    const fn plain() -> Self {
+        Self::Refused(AuthFailure::Denied(None))
+    }
+
+    fn temporary(text: &str) -> Self {
+        Self::Refused(AuthFailure::Temporary(text.to_owned()))
+    }
+}
+
+/// One login under way.
+struct Login<'a> {
+    shard: &'a Shared,
+    handle: Handle,
+    path: Path,
+    left: watch::Receiver<bool>,
+}
+
+/// Decides a login or re-login, and configures the client after the first.
+pub(super) async fn login(
+    shard: &Shared,
+    handle: Handle,
+    request: AuthRequest,
+    path: Path,
+    left: watch::Receiver<bool>,
+) {
+    let login = Login { shard, handle, path, left };
+    let (attempt, renegotiation) = (request.attempt, request.renegotiation);
+    let remote = path.remote;
+    let account = match login.authenticate(&request).await {
+        Ok(account) => account,
+        Err(Stop::Left) => return,
+        Err(Stop::Refused(failure)) => {
+            shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Refuse(failure), clock::read()));
+            return;
+        }
+    };
+    let name = account.common_name.clone();
+    let accepted = shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Accept, clock::read()));
+    if renegotiation {
+        return info!(%remote, name, "renegotiated: login confirmed");
+    }
+    let Some(Some(proof)) = accepted else { return };
+    info!(
+        %remote,
+        name,
+        version = request.tls.version,
+        suite = request.tls.suite,
+        client = request.peer_info.value("IV_VER").unwrap_or("?"),
+        "Peer Connection Initiated with {remote}"
+    );
+    shard.state.borrow_mut().accounts.insert(handle, account.clone());
+    if let Err(Stop::Refused(failure)) = login.connect(account, proof).await {
+        shard.close(handle, Close::AuthFailed(failure));
+    }
+}
+
+impl Login<'_> {
+    fn config(&self) -> &crate::config::Config {
+        &self.shard.config
+    }
+
+    /// Gives up when the client has left meanwhile.
+    fn check(&self) -> Result<(), Stop> {
+        if *self.left.borrow() { Err(Stop::Left) } else { Ok(()) }
+    }
+
+    /// Certificate, then token or password, then what only concerns first logins.
+    async fn authenticate(&self, request: &AuthRequest) -> Result<Account, Stop> {
+        let remote = self.path.remote;
+        let account = self.identify(request)?;
+        let mut env = self.shard.base_env.clone();
+        env.set_peer(Peer::Untrusted(remote)).set_peer_info(&account.peer_info);
+        for (name, value) in &account.cert_env {
+            env.set(name, value.clone());
+        }
+        env.set("common_name", account.common_name.clone());
+        self.verify_chain(request, &env).await?;
+        self.verify_credentials(request, &account, env).await?;
+        if request.renegotiation {
+            let first = self.shard.state.borrow().accounts.get(&self.handle).cloned();
+            if first.is_none_or(|first| first.common_name != account.common_name) {
+                warn!(%remote, name = account.common_name, "TLS Auth Error: the common name changed");
+                return Err(Stop::plain());
+            }
+        } else if self.config().auth.ccd_exclusive {
+            self.own_ccd_file(&account.common_name)?;
+        }
+        Ok(account)
+    }
+
+    /// Who the certificate (or, without one, the user name) says it is.
+    fn identify(&self, request: &AuthRequest) -> Result<Account, Stop> {
+        let config = self.config();
+        let (mut common_name, mut cert_env, mut certificate) = (String::new(), Vec::new(), None);
+        if !request.certificates.is_empty() && config.auth.certificates != CertificatePolicy::None {
+            let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
+            let identity = identity.map_err(|error| {
+                warn!(remote = %self.path.remote, "TLS Auth Error: {error}");
+                Stop::plain()
+            })?;
+            info!(remote = %self.path.remote, "VERIFY OK: depth=0, {}", identity.leaf().subject);
+            identity.common_name().clone_into(&mut common_name);
+            certificate = Some(*identity.fingerprint());
+            cert_env = identity.env();
+        }
+        if config.auth.username_as_common_name && !request.username.is_empty() {
+            common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
+            if common_name.len() > MAX_COMMON_NAME {
+                return Err(Stop::denied("user name too long to be a common name"));
+            }
+        }
+        Ok(Account {
+            common_name,
+            username: request.username.clone(),
+            owner: Owner { username: request.username.clone(), certificate },
+            cert_env,
+            peer_info: request.peer_info.clone(),
+        })
+    }
+
+    /// `tls-verify`, from the CA down.
+    async fn verify_chain(&self, request: &AuthRequest, env: &Env) -> Result<(), Stop> {
+        let Some(command) = &self.config().hooks.tls_verify else { return Ok(()) };
+        if request.certificates.is_empty() {
+            return Ok(());
+        }
+        let chain: Vec<String> = {
+            let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
+            let identity = identity.map_err(|_| Stop::plain())?;
+            identity.chain().iter().map(|cert| cert.subject.clone()).collect()
+        };
+        for (depth, subject) in chain.iter().enumerate().rev() {
+            let answer = self.shard.hooks.tls_verify(command, env.clone(), depth, subject).await;
+            self.check()?;
+            self.require(answer, "tls-verify")?;
+        }
+        Ok(())
+    }
+
+    fn require(&self, answer: Answer, hook: &str) -> Result<(), Stop> {
+        let remote = self.path.remote;
+        match answer {
+            Answer::Allow => Ok(()),
+            Answer::Deny => {
+                warn!(%remote, "TLS Auth Error: {hook} refused the client");
+                Err(Stop::plain())
+            }
+            Answer::NoAnswer => {
+                warn!(%remote, "{hook} gave no answer: the client is asked to come back");
+                Err(Stop::temporary("the login service did not answer"))
+            }
+        }
+    }
+
+    /// Token cache and `auth-user-pass-verify`.
+    async fn verify_credentials(&self, request: &AuthRequest, account: &Account, env: Env) -> Result<(), Stop> {
+        let config = self.config();
+        let Some(hook) = &config.hooks.auth_user_pass_verify else { return Ok(()) };
+        let remote = self.path.remote;
+        if request.username.is_empty() && request.password.expose().is_empty() && !config.auth.optional_credentials {
+            warn!(%remote, "TLS Auth Error: the client sent no user name and password");
+            return Err(Stop::plain());
+        }
+        if config.tessera.token_verify == TokenVerify::Cache {
+            let binding = binding(account, &request.username);
+            let now = UnixSeconds(clock::unix_seconds());
+            match self.shard.tokens.check(&request.password, &binding, now) {
+                TokenVerdict::Valid(_) => {
+                    info!(%remote, name = account.common_name, "token accepted from the cache");
+                    return Ok(());
+                }
+                // Not a token, or one that we do not know (any more): the hook decides, as about a password.
+                TokenVerdict::Unknown => {}
+                TokenVerdict::Expired | TokenVerdict::Revoked => {
+                    info!(%remote, name = account.common_name, "token is no longer valid");
+                    return Err(Stop::Refused(AuthFailure::Session("token expired".into())));
+                }
+                TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => {
+                    warn!(%remote, name = account.common_name, "TLS Auth Error: the token is another client's");
+                    return Err(Stop::plain());
+                }
+            }
+        }
+        let answer = self
+            .shard
+            .hooks
+            .auth_user_pass_verify(hook, env, &request.username, &request.password)
+            .await;
+        self.check()?;
+        self.require(answer, "auth-user-pass-verify")
+    }
+
+    fn own_ccd_file(&self, name: &str) -> Result<(), Stop> {
+        let Some(directory) = &self.config().auth.client_config_dir else { return Ok(()) };
+        match overlay::find_ccd(directory, name, true) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                warn!(remote = %self.path.remote, name, "TLS Auth Error: no file of its own in client-config-dir");
+                Err(Stop::plain())
+            }
+            Err(error) => {
+                warn!(name, "client-config-dir: {error}");
+                Err(Stop::temporary("the client's configuration cannot be read"))
+            }
+        }
+    }
+
+    /// Addresses, hooks, peer-id, push.
+    async fn connect(&self, account: Account, proof: Authenticated) -> Result<(), Stop> {
+        self.take_name(&account.common_name).await?;
+        let mut resources = Resources::new(self, &account);
+        match self.configure(account, proof, &mut resources).await {
+            Ok(()) => {
+                resources.keep();
+                Ok(())
+            }
+            Err(stop) => {
+                resources.give_back().await;
+                Err(stop)
+            }
+        }
+    }
+
+    /// Ends an older session of the same name, and waits for its farewell.
+    async fn take_name(&self, name: &str) -> Result<(), Stop> {
+        let limit = self.config().tessera.hook_timeout + FAREWELL;
+        loop {
+            match self.shard.directory.claim_name(name, self.shard.session_ref(self.handle)) {
+                Claim::Taken => return Ok(()),
+                Claim::Held { by, mut gone } => {
+                    info!(name, "an older session of the same name is ended");
+                    self.shard.ask_to_leave(by, "the same client connected again");
+                    let waited = tokio::time::timeout(limit, gone.changed()).await;
+                    self.check()?;
+                    if waited.is_err() {
+                        return Err(Stop::temporary("an older session is still ending"));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn configure(
+        &self,
+        account: Account,
+        proof: Authenticated,
+        resources: &mut Resources<'_>,
+    ) -> Result<(), Stop> {
+        let (shard, config) = (self.shard, self.config());
+        let mut own = self.read_ccd(&account.common_name)?;
+        self.refuse_disabled(&own)?;
+        resources.lease = Some(self.lease(&account.common_name, &own)?);
+        let since = clock::unix_seconds();
+        let mut env = self.connect_env(&account, since);
+        env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
+        if let Some(command) = &config.hooks.client_connect {
+            let written = shard.hooks.client_connect(command, env.clone()).await;
+            match written {
+                Ok(content) => {
+                    resources.connected = true;
+                    resources.env = env.clone();
+                    own.merge(self.read_overlay("client-connect", &content));
+                }
+                Err(answer) => {
+                    self.check()?;
+                    self.require(answer, "client-connect")?;
+                }
+            }
+            self.check()?;
+            self.refuse_disabled(&own)?;
+            if own.ifconfig.is_some() || own.ifconfig_ipv6.is_some() {
+                if let Some(lease) = resources.lease.take() {
+                    shard.directory.release_lease(lease);
+                }
+                resources.lease = Some(self.lease(&account.common_name, &own)?);
+                env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
+                resources.env = env.clone();
+            }
+        }
+        self.remember_token(&account, &mut own)?;
+        let assigned = self.assigned(resources.lease.as_ref(), &own);
+        let peer = shard.directory.allocate_peer(clock::now()).map_err(|error| {
+            warn!(remote = %self.path.remote, "{error}");
+            Stop::temporary("the gateway is full")
+        })?;
+        resources.peer = Some(peer);
+        let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own).await?;
+        // From here on nothing waits: the client is either admitted whole or not at all.
+        self.admit(account, proof, resources, peer, &assigned, own, routes, iroutes, since)
+    }
+
+    fn connect_env(&self, account: &Account, since: u64) -> Env {
+        let mut env = self.shard.base_env.clone();
+        env.set_peer(Peer::Trusted(self.path.remote)).set_peer_info(&account.peer_info);
+        for (name, value) in &account.cert_env {
+            env.set(name, value.clone());
+        }
+        env.set("common_name", account.common_name.clone());
+        if !account.username.is_empty() {
+            env.set("username", account.username.clone());
+        }
+        env.set_time(since);
+        env
+    }
+
+    fn read_ccd(&self, name: &str) -> Result<Overlay, Stop> {
+        let auth = &self.config().auth;
+        let Some(directory) = &auth.client_config_dir else { return Ok(Overlay::default()) };
+        match overlay::find_ccd(directory, name, auth.ccd_exclusive) {
+            Ok(Some(file)) => Ok(self.read_overlay(&file.path.display().to_string(), &file.content)),
+            Ok(None) => Ok(Overlay::default()),
+            Err(error) => {
+                warn!(name, "client-config-dir: {error}");
+                Err(Stop::temporary("the client's configuration cannot be read"))
+            }
+        }
+    }
+
+    fn read_overlay(&self, source: &str, content: &[u8]) -> Overlay {
+        let (overlay, left_out) = overlay::parse(source, content);
+        for line in left_out {
+            warn!(remote = %self.path.remote, "left out: {line}");
+        }
+        overlay
+    }
+
+    fn refuse_disabled(&self, own: &Overlay) -> Result<(), Stop> {
+        let remote = self.path.remote;
+        if let Some(fault) = &own.fault {
+            warn!(%remote, "client refused: {fault}");
+            return Err(Stop::temporary("the client's configuration is not usable"));
+        }
+        if own.disable {
+            info!(%remote, "client refused: disabled by its configuration");
+            return Err(Stop::denied("disabled by configuration"));
+        }
+        Ok(())
+    }
+
+    fn lease(&self, name: &str, own: &Overlay) -> Result<Lease, Stop> {
+        let request = LeaseRequest {
+            common_name: (!name.is_empty()).then_some(name),
+            static_v4: own.ifconfig.map(|(address, _)| address),
+            static_v6: own.ifconfig_ipv6.map(|(address, ..)| address),
+        };
+        self.shard.directory.lease(request).map_err(|error| {
+            warn!(remote = %self.path.remote, name, "{error}");
+            match error {
+                LeaseError::PoolExhausted(_) => Stop::temporary("no address is free"),
+                LeaseError::AddressInUse(_) => Stop::temporary("the client's address is in use"),
+            }
+        })
+    }
+
+    fn assigned(&self, lease: Option<&Lease>, own: &Overlay) -> Assigned {
+        let network = &self.config().network;
+        let pool_mask = network.pool.map(|pool| pool.netmask).or(network.ifconfig.map(|i| i.netmask()));
+        let v4 = lease.and_then(Lease::v4).and_then(|address| {
+            Some((address, own.ifconfig.map(|(_, mask)| mask).or(pool_mask)?))
+        });
+        let v6 = lease.and_then(Lease::v6).and_then(|address| {
+            let local = network.ifconfig6.map(|i| i.local);
+            let (gateway, bits) = match own.ifconfig_ipv6 {
+                Some((_, bits, gateway)) => (gateway.or(local)?, bits),
+                None => (local?, network.pool6.map(|pool| pool.prefix)?),
+            };
+            Some((address, gateway, bits))
+        });
+        Assigned { v4, v6 }
+    }
+
+    /// The cache takes the token before the client can: there is no moment at which it holds one that we do not know.
+    fn remember_token(&self, account: &Account, own: &mut Overlay) -> Result<(), Stop> {
+        let Some(token) = &own.token else { return Ok(()) };
+        let username = own.token_user.as_deref().unwrap_or(&account.username);
+        let now = UnixSeconds(clock::unix_seconds());
+        let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
+        let lineage = Lineage(now.0);
+        let taken = self.shard.tokens.insert(token, binding(account, username), lineage, now, lifetime);
+        match (taken, self.config().tessera.token_verify) {
+            (Ok(_), _) => Ok(()),
+            // The hook judges tokens by itself; the cache is only a witness.
+            (Err(error), TokenVerify::Hook) => {
+                info!(name = account.common_name, "token is not cached: {error}");
+                Ok(())
+            }
+            (Err(error), TokenVerify::Cache) => {
+                warn!(name = account.common_name, "token refused: {error}");
+                Err(Stop::temporary("the session token is not usable"))
+            }
+        }
+    }
+
+    /// The client's own addresses and the networks behind it, as far as nobody else has them and `learn-address` agrees.
+    async fn take_routes(
+        &self,
+        peer: PeerHandle,
+        account: &Account,
+        env: &Env,
+        assigned: &Assigned,
+        own: &Overlay,
+    ) -> Result<(Vec<Prefix>, Vec<Prefix>), Stop> {
+        let hosts = [assigned.v4.map(|(a, _)| IpAddr::V4(a)), assigned.v6.map(|(a, ..)| IpAddr::V6(a))];
+        let hosts: Vec<Prefix> = hosts.into_iter().flatten().map(Prefix::host).collect();
+        let most = own.max_routes.unwrap_or(self.config().limits.max_routes_per_client) as usize;
+        let iroutes = own.iroutes.iter().copied().take(most);
+        let (mut taken, mut behind) = (Vec::new(), Vec::new());
+        for (is_host, prefix) in hosts.iter().map(|p| (true, *p)).chain(iroutes.map(|p| (false, p))) {
+            if let Err(error) = self.shard.directory.add_route(prefix, peer.id) {
+                warn!(remote = %self.path.remote, %prefix, "route refused: {error}");
+                continue;
+            }
+            if let Some(command) = &self.config().hooks.learn_address {
+                let (address, name) = (learned(prefix), Some(account.common_name.as_str()));
+                let answer = self.shard.hooks.learn_address(command, env.clone(), "add", &address, name).await;
+                self.check()?;
+                if answer != Answer::Allow {
+                    warn!(remote = %self.path.remote, %prefix, "route refused by learn-address");
+                    continue;
+                }
+            }
+            taken.push(prefix);
+            if !is_host {
+                behind.push(prefix);
+            }
+        }
+        Ok((taken, behind))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that was found out about one client")]
+    fn admit(
+        &self,
+        account: Account,
+        proof: Authenticated,
+        resources: &mut Resources<'_>,
+        peer: PeerHandle,
+        assigned: &Assigned,
+        own: Overlay,
+        routes: Vec<Prefix>,
+        iroutes: Vec<Prefix>,
+        since: u64,
+    ) -> Result<(), Stop> {
+        let (shard, config) = (self.shard, self.config());
+        let remote = self.path.remote;
+        let timers = &config.timers;
+        let push = PushConfig {
+            options: overlay::apply(&config.push, &own.push, &iroutes),
+            ifconfig: assigned.v4,
+            ifconfig_ipv6: assigned.v6.map(|(address, gateway, bits)| (address, bits, gateway)),
+            peer_id: Some(peer.id),
+            auth_token: own.token,
+            auth_token_user: own.token_user,
+            ciphers: own.ciphers,
+        };
+        let client = Client {
+            peer,
+            lease: resources.lease.take(),
+            v4: assigned.v4.map(|(a, _)| a),
+            v6: assigned.v6.map(|(a, ..)| a),
+            iroutes: routes.clone(),
+            env: resources.env.clone(),
+            since,
+            leaving: None,
+            account,
+        };
+        let name = client.name().to_owned();
+        let (v4, v6, owner) = (client.v4, client.v6, client.account.owner.clone());
+        // The worker knows the peer before it gets the key, and the key before the client can use it.
+        let spec = PeerSpec {
+            id: peer.id,
+            generation: peer.generation,
+            shard: shard.index,
+            listener: shard.listener(self.handle),
+            path: self.path,
+            framing: shard.with_session(self.handle, |s| s.framing()).unwrap_or_default(),
+            ping: own.ping.or(timers.ping),
+            ping_restart: own.ping_restart.or(timers.ping_restart),
+            inactive: own.inactive.or(timers.inactive.map(|time| (time, timers.inactive_bytes))),
+            reneg_bytes: timers.reneg_bytes,
+            reneg_packets: timers.reneg_packets,
+        };
+        shard.admit(self.handle, client);
+        resources.handed_over = true;
+        for prefix in routes {
+            shard.data.tell_all(|| ToWorker::AddRoute(prefix, peer.id));
+        }
+        shard.data.tell(peer.id, ToWorker::Add(Box::new(spec)));
+        shard.directory.place(remote, shard.session_ref(self.handle), owner);
+        let agreed = shard.with_session(self.handle, |s| s.establish(proof, push, clock::read())).flatten();
+        let Some(agreed) = agreed else { return Err(Stop::Left) };
+        shard.state.borrow_mut().logins.remove(&self.handle);
+        let address = |a: Option<String>| a.unwrap_or_else(|| "none".into());
+        info!(
+            %remote,
+            name,
+            peer_id = peer.id.get(),
+            cipher = %agreed.cipher,
+            derivation = ?agreed.derivation,
+            dynamic_tls_crypt = agreed.dynamic_tls_crypt,
+            v6 = address(v6.map(|a| a.to_string())),
+            "MULTI: primary virtual IP for {name}/{remote}: {}",
+            address(v4.map(|a| a.to_string()))
+        );
+        if let Some(limit) = own.session_timeout.or(timers.session_timeout) {
+            let (shard, handle) = (Rc::clone(shard), self.handle);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(limit).await;
+                shard.close(handle, Close::Restart("Session timeout".into()));
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What a login holds before its client is admitted.
+struct Resources<'a> {
+    shard: &'a Shared,
+    handle: Handle,
+    account: Account,
+    lease: Option<Lease>,
+    peer: Option<PeerHandle>,
+    /// `client-connect` succeeded: whatever happens, `client-disconnect` runs.
+    connected: bool,
+    env: Env,
+    /// The client record owns everything now; its removal gives it back.
+    handed_over: bool,
+}
+
+impl<'a> Resources<'a> {
+    fn new(login: &Login<'a>, account: &Account) -> Self {
+        let env = login.connect_env(account, clock::unix_seconds());
+        let (shard, handle, account) = (login.shard, login.handle, account.clone());
+        Self { shard, handle, account, lease: None, peer: None, connected: false, env, handed_over: false }
+    }
+
+    fn keep(self) {
+        debug_assert!(self.handed_over, "an admitted client owns its resources");
+    }
+
+    async fn give_back(mut self) {
+        if self.handed_over {
+            return;
+        }
+        if let Some(lease) = self.lease.take() {
+            self.shard.directory.release_lease(lease);
+        }
+        if let Some(peer) = self.peer.take() {
+            self.shard.directory.remove_routes(peer.id);
+            self.shard.directory.release_peer(peer, clock::now());
+        }
+        if self.connected {
+            farewell_hook(self.shard, self.env.clone(), PeerStats::default(), 0).await;
+        }
+        self.shard.directory.release_name(&self.account.common_name, self.shard.session_ref(self.handle));
+    }
+}
+
+/// The end of an established client, after its worker has let go of it.
+pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, stats: PeerStats) {
+    let duration = clock::unix_seconds().saturating_sub(client.since);
+    info!(
+        name = client.name(),
+        username = client.account.username,
+        v4 = client.v4.map(tracing::field::display),
+        v6 = client.v6.map(tracing::field::display),
+        received = stats.received,
+        sent = stats.sent,
+        duration,
+        reason = client.leaving.as_deref().unwrap_or(""),
+        "client left"
+    );
+    shard.directory.remove_routes(client.peer.id);
+    shard.directory.release_peer(client.peer, clock::now());
+    if let Some(lease) = client.lease.take() {
+        shard.directory.release_lease(lease);
+    }
+    if let Some(command) = &shard.config.hooks.learn_address {
+        for prefix in &client.iroutes {
+            shard.hooks.learn_address(command, client.env.clone(), "delete", &learned(*prefix), None).await;
+        }
+    }
+    farewell_hook(shard, client.env.clone(), stats, duration).await;
+    shard.directory.release_name(&client.account.common_name, shard.session_ref(handle));
+}
+
+async fn farewell_hook(shard: &Shard, mut env: Env, stats: PeerStats, duration: u64) {
+    let Some(command) = &shard.config.hooks.client_disconnect else { return };
+    env.set("bytes_received", stats.received.to_string());
+    env.set("bytes_sent", stats.sent.to_string());
+    env.set("time_duration", duration.to_string());
+    shard.hooks.client_disconnect(command, env).await;
+}
+
+/// `tls-crypt-v2-verify`: silence is the only refusal.
+pub(super) fn verify_client_key(shard: &Shared, handle: Handle, metadata: Metadata) {
+    let shard = Rc::clone(shard);
+    tokio::task::spawn_local(async move {
+        let accept = match &shard.config.hooks.tls_crypt_v2_verify {
+            None => true,
+            Some(command) => {
+                let mut env = shard.base_env.clone();
+                if let Some(path) = shard.path(handle) {
+                    env.set_peer(Peer::Untrusted(path.remote));
+                }
+                let (kind, bytes) = (metadata.type_number().unwrap_or(0), metadata.bytes());
+                shard.hooks.tls_crypt_v2_verify(command, env, kind, &bytes).await == Answer::Allow
+            }
+        };
+        shard.with_session(handle, |session| session.client_key_verdict(accept, clock::read()));
+    });
+}
+
+fn binding(account: &Account, username: &str) -> Binding {
+    Binding {
+        username: username.to_owned(),
+        certificate: account.owner.certificate,
+        common_name: account.common_name.clone(),
+    }
+}
+
+/// A prefix as `learn-address` names it: hosts without a length.
+fn learned(prefix: Prefix) -> String {
+    let host = if prefix.addr().is_ipv4() { 32 } else { 128 };
+    if prefix.len() == host { prefix.addr().to_string() } else { prefix.to_string() }
+}
