@@ -23,7 +23,8 @@ pub fn unix_seconds() -> u64 {
 #[must_use]
 pub fn read() -> tessera_proto::Now {
     // CLOCK_BOOTTIME exists on every kernel since 2.6.39; without it nothing here could run.
-    let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let boot =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     tessera_proto::Now {
         mono: tessera_proto::Instant::from_epoch(boot),
         wall: tessera_proto::UnixTime(unix_seconds()),

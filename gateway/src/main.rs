@@ -35,7 +35,11 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::from(exit::OK),
             Err(error) => complain(error.code, &error.message),
         },
-        Ok(Invocation::GenKey { kind, file, server_key }) => generate(kind, file.as_deref(), server_key.as_deref()),
+        Ok(Invocation::GenKey {
+            kind,
+            file,
+            server_key,
+        }) => generate(kind, file.as_deref(), server_key.as_deref()),
     }
 }
 

@@ -10,11 +10,12 @@ use tessera_proto::session::Protection;
 use tessera_proto::wrap::{self, ServerKey, StaticKey, TlsAuthKey, TlsCryptKey, WrapKey};
 
 use crate::config::{
-    CertificatePolicy, Config, CookieMode, KeyDirection, NameField, Process, Source, TlsVersion, Wrap, X509Match,
+    CertificatePolicy, Config, CookieMode, KeyDirection, NameField, Process, Source, TlsVersion, Wrap,
+    X509Match,
 };
 use crate::pki::{
-    self, ClientCert, CrlSource, Eku, KeyPem, KeyUsageRule, LeafRules, NameRule, Pem, PkiError, PkiOptions, ServerTls,
-    UsernameFields,
+    self, ClientCert, CrlSource, Eku, KeyPem, KeyUsageRule, LeafRules, NameRule, Pem, PkiError, PkiOptions,
+    ServerTls, UsernameFields,
 };
 
 /// Largest key file.
@@ -22,7 +23,13 @@ const MAX_KEY_FILE: u64 = 64 * 1024;
 
 /// Control-channel protection.
 pub(super) fn protections(config: &Config) -> Result<Protections, String> {
-    let shared = |key, source| Protections { shared: Some(Protection { key: Arc::new(key), source }), per_client: None };
+    let shared = |key, source| Protections {
+        shared: Some(Protection {
+            key: Arc::new(key),
+            source,
+        }),
+        per_client: None,
+    };
     match &config.wrap {
         Wrap::None => Ok(shared(WrapKey::None, None)),
         Wrap::TlsAuth { key, direction } => {
@@ -37,18 +44,23 @@ pub(super) fn protections(config: &Config) -> Result<Protections, String> {
         }
         Wrap::TlsCrypt { key } => {
             let key = static_key("tls-crypt", key)?;
-            let crypt = TlsCryptKey::new(&key, wrap::KeyDirection::Normal).ok_or("tls-crypt: the key is unusable")?;
+            let crypt =
+                TlsCryptKey::new(&key, wrap::KeyDirection::Normal).ok_or("tls-crypt: the key is unusable")?;
             Ok(shared(WrapKey::TlsCrypt(crypt), Some(key)))
         }
         Wrap::TlsCryptV2 { key, cookie, max_age } => {
             let text = text("tls-crypt-v2", key)?;
-            let server_key = ServerKey::parse(text.expose()).map_err(|error| named("tls-crypt-v2", key, &error))?;
+            let server_key =
+                ServerKey::parse(text.expose()).map_err(|error| named("tls-crypt-v2", key, &error))?;
             let per_client = PerClient {
                 server_key: Arc::new(server_key),
                 allow_noncookie: *cookie == CookieMode::AllowNoncookie,
                 max_age: *max_age,
             };
-            Ok(Protections { shared: None, per_client: Some(per_client) })
+            Ok(Protections {
+                shared: None,
+                per_client: Some(per_client),
+            })
         }
     }
 }
@@ -59,8 +71,11 @@ fn static_key(directive: &str, source: &Source) -> Result<StaticKey, String> {
 }
 
 fn text(directive: &str, source: &Source) -> Result<Secret<String>, String> {
-    let bytes = source.read(MAX_KEY_FILE).map_err(|error| named(directive, source, &error))?;
-    let text = String::from_utf8(bytes.expose().clone()).map_err(|_| named(directive, source, &"not a text file"))?;
+    let bytes = source
+        .read(MAX_KEY_FILE)
+        .map_err(|error| named(directive, source, &error))?;
+    let text = String::from_utf8(bytes.expose().clone())
+        .map_err(|_| named(directive, source, &"not a text file"))?;
     Ok(Secret::new(text))
 }
 
@@ -74,7 +89,10 @@ fn named(directive: &str, source: &Source, error: &dyn std::fmt::Display) -> Str
 /// Certificates and everything about TLS.
 pub(super) fn server_tls(config: &Config) -> Result<ServerTls, PkiError> {
     let tls = &config.tls;
-    let missing = |directive| PkiError::Option { directive, reason: "is missing".to_owned() };
+    let missing = |directive| PkiError::Option {
+        directive,
+        reason: "is missing".to_owned(),
+    };
     let cert = pem("cert", tls.cert.as_ref().ok_or_else(|| missing("cert"))?)?;
     let key = match tls.key.as_ref().ok_or_else(|| missing("key"))? {
         Source::Inline(text) => KeyPem::inline(text.expose().clone()),
@@ -82,7 +100,11 @@ pub(super) fn server_tls(config: &Config) -> Result<ServerTls, PkiError> {
     };
     let mut options = PkiOptions::new(cert, key);
     options.ca = tls.ca.as_ref().map(|source| pem("ca", source)).transpose()?;
-    options.extra_certs = tls.extra_certs.as_ref().map(|source| pem("extra-certs", source)).transpose()?;
+    options.extra_certs = tls
+        .extra_certs
+        .as_ref()
+        .map(|source| pem("extra-certs", source))
+        .transpose()?;
     options.crl = match &tls.crl {
         None => CrlSource::None,
         Some(Source::Inline(text)) => CrlSource::Inline(Pem::inline("crl-verify", text.expose().clone())),
@@ -93,7 +115,11 @@ pub(super) fn server_tls(config: &Config) -> Result<ServerTls, PkiError> {
         CertificatePolicy::Optional => ClientCert::Optional,
         CertificatePolicy::None => ClientCert::None,
     };
-    options.fingerprints = tls.peer_fingerprints.iter().map(|fingerprint| fingerprint.0).collect();
+    options.fingerprints = tls
+        .peer_fingerprints
+        .iter()
+        .map(|fingerprint| fingerprint.0)
+        .collect();
     options.rules = LeafRules {
         key_usage: match &tls.remote_cert_ku {
             None => KeyUsageRule::Any,
@@ -137,7 +163,8 @@ fn pem(directive: &str, source: &Source) -> Result<Pem, PkiError> {
 
 /// Becomes the configured user and group, once everything that needs more is open.
 pub(super) fn drop_privileges(process: &Process) -> io::Result<()> {
-    let unknown = |what: &str, name: &str| io::Error::new(io::ErrorKind::NotFound, format!("{what} {name}: unknown"));
+    let unknown =
+        |what: &str, name: &str| io::Error::new(io::ErrorKind::NotFound, format!("{what} {name}: unknown"));
     let group = match &process.group {
         Some(name) => Some(Group::from_name(name)?.ok_or_else(|| unknown("group", name))?.gid),
         None => None,

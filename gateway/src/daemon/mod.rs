@@ -58,12 +58,26 @@ pub struct StartError {
 
 impl StartError {
     fn config(error: impl std::fmt::Display) -> Self {
-        Self { code: exit::CONFIG, message: error.to_string() }
+        Self {
+            code: exit::CONFIG,
+            message: error.to_string(),
+        }
     }
 
     fn io(what: &str, error: &io::Error) -> Self {
-        let code = if error.kind() == io::ErrorKind::PermissionDenied { exit::PERMISSION } else { exit::RUNTIME };
-        Self { code, message: if what.is_empty() { error.to_string() } else { format!("{what}: {error}") } }
+        let code = if error.kind() == io::ErrorKind::PermissionDenied {
+            exit::PERMISSION
+        } else {
+            exit::RUNTIME
+        };
+        Self {
+            code,
+            message: if what.is_empty() {
+                error.to_string()
+            } else {
+                format!("{what}: {error}")
+            },
+        }
     }
 }
 
@@ -78,7 +92,10 @@ pub fn run(config: Config, report: &Report) -> Result<(), StartError> {
         warn!("{notice}");
     }
     if usize::from(config.device.mtu) > MAX_MTU {
-        return Err(StartError::config(format!("tun-mtu {}: at most {MAX_MTU} in this rung", config.device.mtu)));
+        return Err(StartError::config(format!(
+            "tun-mtu {}: at most {MAX_MTU} in this rung",
+            config.device.mtu
+        )));
     }
     let config = Arc::new(config);
     let running = Running::start(&config)?;
@@ -99,7 +116,11 @@ impl Running {
     fn start(config: &Arc<Config>) -> Result<Self, StartError> {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = count(config.tessera.workers, cores, MAX_WORKERS);
-        let workers = if workers.is_power_of_two() { workers } else { workers.next_power_of_two() / 2 };
+        let workers = if workers.is_power_of_two() {
+            workers
+        } else {
+            workers.next_power_of_two() / 2
+        };
         let shard_count = count(config.tessera.session_shards, cores.div_ceil(2), MAX_AUTO_SHARDS);
         let layout = PeerIdLayout::new(workers as u32)
             .ok_or_else(|| StartError::config(format!("workers {workers}: not a power of two")))?;
@@ -116,7 +137,9 @@ impl Running {
             warn!("{warning}");
         }
         if matches!(config.wrap, Wrap::None) {
-            warn!("the control channel has no tls-auth, tls-crypt or tls-crypt-v2: anybody can start handshakes");
+            warn!(
+                "the control channel has no tls-auth, tls-crypt or tls-crypt-v2: anybody can start handshakes"
+            );
         }
 
         let tun = open_tun(config, workers)?;
@@ -130,8 +153,9 @@ impl Running {
             timeout: config.tessera.hook_timeout,
             concurrency: usize::from(config.tessera.hook_concurrency),
         };
-        let dir = HookDir::create(&config.hooks.tmp_dir)
-            .map_err(|error| StartError::io(&format!("tmp-dir {}", config.hooks.tmp_dir.display()), &error))?;
+        let dir = HookDir::create(&config.hooks.tmp_dir).map_err(|error| {
+            StartError::io(&format!("tmp-dir {}", config.hooks.tmp_dir.display()), &error)
+        })?;
         let (handle, hooks) = HookRunner::start(limits).map_err(|error| StartError::io("hooks", &error))?;
         let hook = Hook::new(handle, dir);
         let random = SystemRandom::new();
@@ -139,14 +163,22 @@ impl Running {
             .map_err(|_| StartError::config("the system gives no randomness"))?;
         let tokens = Arc::new(tokens);
         let mut cookie_key = [0; 16];
-        random.fill(&mut cookie_key).map_err(|_| StartError::config("the system gives no randomness"))?;
+        random
+            .fill(&mut cookie_key)
+            .map_err(|_| StartError::config("the system gives no randomness"))?;
         let cookies = CookieKey::new(cookie_key, config.timers.hand_window);
 
-        let (to_shards, from_workers): (Vec<_>, Vec<_>) = (0..shard_count).map(|_| mpsc::channel(WORKER_QUEUE)).unzip();
+        let (to_shards, from_workers): (Vec<_>, Vec<_>) =
+            (0..shard_count).map(|_| mpsc::channel(WORKER_QUEUE)).unzip();
         let data = DataPlane::start(DataPlaneSetup {
             layout,
             sockets: (0..workers)
-                .map(|_| groups.iter_mut().map(|group| group.worker_sockets.remove(0)).collect())
+                .map(|_| {
+                    groups
+                        .iter_mut()
+                        .map(|group| group.worker_sockets.remove(0))
+                        .collect()
+                })
                 .collect(),
             tun: tun.map(|tun| tun.queues).unwrap_or_default(),
             shards: to_shards,
@@ -156,14 +188,19 @@ impl Running {
         })
         .map_err(|error| StartError::io("data workers", &error))?;
 
-        let (commands, queues): (Vec<_>, Vec<_>) = (0..shard_count).map(|_| mpsc::channel(COMMAND_QUEUE)).unzip();
+        let (commands, queues): (Vec<_>, Vec<_>) =
+            (0..shard_count).map(|_| mpsc::channel(COMMAND_QUEUE)).unzip();
         let params = Arc::new(session_params(config));
         let mut shards = Vec::new();
-        for (index, ((tls, from_workers), queue)) in tls.into_iter().zip(from_workers).zip(queues).enumerate() {
+        for (index, ((tls, from_workers), queue)) in tls.into_iter().zip(from_workers).zip(queues).enumerate()
+        {
             let setup = ShardSetup {
                 index,
                 backend,
-                sockets: groups.iter_mut().map(|group| group.shard_sockets.remove(0)).collect(),
+                sockets: groups
+                    .iter_mut()
+                    .map(|group| group.shard_sockets.remove(0))
+                    .collect(),
                 config: Arc::clone(config),
                 params: Arc::clone(&params),
                 protections: protections.clone(),
@@ -188,7 +225,14 @@ impl Running {
                 .map_err(|error| StartError::io("session shard", &error))?;
             shards.push((commands[index].clone(), thread));
         }
-        Ok(Self { shards, data, hooks, directory, tokens, applied })
+        Ok(Self {
+            shards,
+            data,
+            hooks,
+            directory,
+            tokens,
+            applied,
+        })
     }
 }
 
@@ -204,7 +248,11 @@ fn open_tun(config: &Config, workers: usize) -> Result<Option<Tun>, StartError> 
         return Ok(None);
     }
     let dev = config.device.name.clone().unwrap_or_else(|| "tun".to_owned());
-    let spec = TunSpec { dev, node: config.device.node.clone(), queues: workers };
+    let spec = TunSpec {
+        dev,
+        node: config.device.node.clone(),
+        queues: workers,
+    };
     let tun = Tun::open(&spec).map_err(|error| StartError::io("", &error))?;
     info!("TUN device {} opened with {workers} queue(s)", tun.name);
     Ok(Some(tun))
@@ -231,7 +279,14 @@ fn open_listeners(config: &Config, workers: usize, shards: usize) -> Result<Vec<
         let mut opened = ListenerGroup::open(&spec, workers, shards);
         if opened.is_err() && listener.ipv4_fallback {
             warn!("no IPv6 on this host: listening on IPv4 only");
-            opened = ListenerGroup::open(&ListenSpec { family: Family::V4, ..spec }, workers, shards);
+            opened = ListenerGroup::open(
+                &ListenSpec {
+                    family: Family::V4,
+                    ..spec
+                },
+                workers,
+                shards,
+            );
         }
         let group = opened.map_err(|error| StartError::io(&listener.place.to_string(), &error))?;
         info!("listening on udp {}", group.local);
@@ -244,7 +299,9 @@ fn open_listeners(config: &Config, workers: usize, shards: usize) -> Result<Vec<
 }
 
 fn set_up_link(config: &Config, tun: Option<&Tun>) -> Result<netlink::Applied, StartError> {
-    let Some(tun) = tun else { return Ok(netlink::Applied::default()) };
+    let Some(tun) = tun else {
+        return Ok(netlink::Applied::default());
+    };
     let network = &config.network;
     let mut plan = LinkPlan {
         ifindex: tun.ifindex,
@@ -253,8 +310,10 @@ fn set_up_link(config: &Config, tun: Option<&Tun>) -> Result<netlink::Applied, S
         ..LinkPlan::default()
     };
     if !config.device.ifconfig_noexec {
-        plan.addresses.extend(network.ifconfig.map(|i| (i.local.into(), i.prefix)));
-        plan.addresses.extend(network.ifconfig6.map(|i| (i.local.into(), i.prefix)));
+        plan.addresses
+            .extend(network.ifconfig.map(|i| (i.local.into(), i.prefix)));
+        plan.addresses
+            .extend(network.ifconfig6.map(|i| (i.local.into(), i.prefix)));
     }
     if !config.device.route_noexec {
         plan.routes.extend(network.routes.iter().map(|r| netlink::Route {
@@ -274,7 +333,9 @@ fn set_up_link(config: &Config, tun: Option<&Tun>) -> Result<netlink::Applied, S
         .enable_all()
         .build()
         .map_err(|error| StartError::io("runtime", &error))?;
-    runtime.block_on(netlink::apply(&plan)).map_err(|error| StartError::io(&tun.name, &error))
+    runtime
+        .block_on(netlink::apply(&plan))
+        .map_err(|error| StartError::io(&tun.name, &error))
 }
 
 fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartError> {
@@ -282,7 +343,10 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
     let v4 = network.pool.map(|pool| (pool.first, pool.last));
     let v6 = network.pool6.map(|pool| (pool.first, pool.prefix));
     let mut pool = AddressPool::new(v4, v6).map_err(StartError::config)?;
-    let own = [network.ifconfig.map(|i| i.local.into()), network.ifconfig6.map(|i| i.local.into())];
+    let own = [
+        network.ifconfig.map(|i| i.local.into()),
+        network.ifconfig6.map(|i| i.local.into()),
+    ];
     for address in own.into_iter().flatten() {
         pool.exclude(address).map_err(StartError::config)?;
     }
@@ -291,7 +355,10 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
         Some(persist) => {
             let interval = persist.interval.unwrap_or_default();
             let (persist, rejected) = Persist::load(&persist.file, interval, clock::now(), &mut pool)
-                .map_err(|error| StartError { code: exit::RUNTIME, message: error.to_string() })?;
+                .map_err(|error| StartError {
+                    code: exit::RUNTIME,
+                    message: error.to_string(),
+                })?;
             for line in rejected {
                 warn!("ifconfig-pool-persist: {line:?}");
             }
@@ -300,11 +367,19 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
     };
     let peer_ids = PeerIdAllocator::new(layout, config.limits.max_clients);
     let routes = RouteTable::new(max_routes(config));
-    Ok(Directory::new(pool, persist, peer_ids, routes, config.limits.duplicate_cn))
+    Ok(Directory::new(
+        pool,
+        persist,
+        peer_ids,
+        routes,
+        config.limits.duplicate_cn,
+    ))
 }
 
 fn max_routes(config: &Config) -> usize {
-    (config.limits.max_clients as usize).saturating_mul(2).saturating_add(SPARE_ROUTES)
+    (config.limits.max_clients as usize)
+        .saturating_mul(2)
+        .saturating_add(SPARE_ROUTES)
 }
 
 fn session_params(config: &Config) -> SessionParams {
@@ -313,9 +388,15 @@ fn session_params(config: &Config) -> SessionParams {
         handshake_window: timers.hand_window,
         transition_window: timers.tran_window,
         tls_timeout: timers.tls_timeout,
-        renegotiate_after: timers.reneg_max.map(|max| Renegotiate { max, min: timers.reneg_min.unwrap_or(max).min(max) }),
+        renegotiate_after: timers.reneg_max.map(|max| Renegotiate {
+            max,
+            min: timers.reneg_min.unwrap_or(max).min(max),
+        }),
         max_packet: usize::from(config.transport.max_packet_size),
-        replay_window: (config.transport.replay_window.packets, config.transport.replay_window.time),
+        replay_window: (
+            config.transport.replay_window.packets,
+            config.transport.replay_window.time,
+        ),
         ciphers: config.crypto.data_ciphers.clone(),
         fallback_cipher: config.crypto.fallback,
         tun_mtu: config.device.mtu,

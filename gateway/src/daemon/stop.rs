@@ -35,7 +35,9 @@ pub(super) fn wait_and_stop(running: Running, config: &Arc<Config>) -> Result<()
         {
             warn!("writepid {}: {error}", path.display());
         }
-        wait(&running).await.map_err(|error| StartError::io("signals", &error))?;
+        wait(&running)
+            .await
+            .map_err(|error| StartError::io("signals", &error))?;
         stop(running, config).await;
         Ok(())
     })
@@ -53,8 +55,8 @@ async fn wait(running: &Running) -> io::Result<()> {
     info!("Initialization Sequence Completed");
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(info!("SIGTERM: stopping")),
-            _ = interrupt.recv() => return Ok(info!("SIGINT: stopping")),
+            _ = terminate.recv() => break info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => break info!("SIGINT: stopping"),
             _ = hangup.recv() => warn!("SIGHUP: revocation lists are followed by themselves; anything else needs a restart"),
             _ = restart.recv() => warn!("SIGUSR1: there is nothing to reopen; a restart keeps clients' tokens"),
             _ = status.recv() => report(running),
@@ -64,11 +66,12 @@ async fn wait(running: &Running) -> io::Result<()> {
                 }
                 running.tokens.sweep(UnixSeconds(clock::unix_seconds()), SWEEP);
                 if running.shards.iter().any(|(_, thread)| thread.is_finished()) {
-                    return Ok(error!("a session shard has ended: stopping"));
+                    break error!("a session shard has ended: stopping");
                 }
             }
         }
     }
+    Ok(())
 }
 
 /// What the workers have counted, to the log.
@@ -100,11 +103,21 @@ fn report(running: &Running) {
 }
 
 async fn stop(running: Running, config: &Config) {
-    let Running { shards, data, hooks, directory, tokens, applied } = running;
+    let Running {
+        shards,
+        data,
+        hooks,
+        directory,
+        tokens,
+        applied,
+    } = running;
     let mut done = Vec::new();
     for (shard, _) in &shards {
         let (tell, told) = oneshot::channel();
-        let command = Command::Stop { reason: "server is restarting".to_owned(), done: tell };
+        let command = Command::Stop {
+            reason: "server is restarting".to_owned(),
+            done: tell,
+        };
         if shard.send(command).await.is_ok() {
             done.push(told);
         }

@@ -50,7 +50,9 @@ pub(super) struct Handover {
 
 impl std::fmt::Debug for Handover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handover").field("workers", &self.to.len()).finish_non_exhaustive()
+        f.debug_struct("Handover")
+            .field("workers", &self.to.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,9 +80,17 @@ impl Handover {
 
     /// Copies a packet into the ring to `worker`; false when it is full or there is no such worker.
     pub(super) fn send(&mut self, worker: usize, kind: Kind, packet: &[u8]) -> bool {
-        let Some(Some(ring)) = self.to.get_mut(worker) else { return false };
-        let mut parcel = Parcel { kind, len: packet.len(), bytes: [0; SLOT_LEN] };
-        let Some(place) = parcel.bytes.get_mut(..packet.len()) else { return false };
+        let Some(Some(ring)) = self.to.get_mut(worker) else {
+            return false;
+        };
+        let mut parcel = Parcel {
+            kind,
+            len: packet.len(),
+            bytes: [0; SLOT_LEN],
+        };
+        let Some(place) = parcel.bytes.get_mut(..packet.len()) else {
+            return false;
+        };
         place.copy_from_slice(packet);
         let sent = ring.push(parcel).is_ok();
         // Workers beyond 64 share a bit: a needless wake-up now and then.

@@ -32,16 +32,26 @@ pub fn limit(mode: MssFix, remote: SocketAddr, framing: usize) -> Option<u16> {
 /// Lowers the MSS option of a TCP SYN to `limit_v4` (20 less inside IPv6), and patches the checksum. Anything that is
 /// not a whole, unfragmented TCP SYN stays as it is. True when the packet was changed.
 pub fn clamp(packet: &mut [u8], limit_v4: u16) -> bool {
-    let Some((tcp_at, limit)) = tcp_header(packet, limit_v4) else { return false };
-    let Some(tcp) = packet.get_mut(tcp_at..) else { return false };
-    let (Some(&offset), Some(&flags)) = (tcp.get(12), tcp.get(13)) else { return false };
+    let Some((tcp_at, limit)) = tcp_header(packet, limit_v4) else {
+        return false;
+    };
+    let Some(tcp) = packet.get_mut(tcp_at..) else {
+        return false;
+    };
+    let (Some(&offset), Some(&flags)) = (tcp.get(12), tcp.get(13)) else {
+        return false;
+    };
     if flags & SYN == 0 {
         return false;
     }
     let header_len = usize::from(offset >> 4) * 4;
-    let Some(at) = mss_option(tcp.get(20..header_len).unwrap_or_default()) else { return false };
+    let Some(at) = mss_option(tcp.get(20..header_len).unwrap_or_default()) else {
+        return false;
+    };
     let at = 20 + at;
-    let Some(&[high, low]) = tcp.get(at..at + 2).and_then(|b| b.first_chunk::<2>()) else { return false };
+    let Some(&[high, low]) = tcp.get(at..at + 2).and_then(|b| b.first_chunk::<2>()) else {
+        return false;
+    };
     let old = u16::from_be_bytes([high, low]);
     if old <= limit {
         return false;
@@ -87,9 +97,15 @@ fn mss_option(options: &[u8]) -> Option<usize> {
 
 /// RFC 1624: HC' = ~(~HC + ~m + m'), over 16-bit words at even offsets of the segment.
 fn patch_checksum(tcp: &mut [u8], at: usize, old: u16, new: u16) {
-    let Some(sum) = tcp.get_mut(16..18).and_then(|s| s.first_chunk_mut::<2>()) else { return };
+    let Some(sum) = tcp.get_mut(16..18).and_then(|s| s.first_chunk_mut::<2>()) else {
+        return;
+    };
     // An option at an odd offset straddles two words: its bytes then count swapped.
-    let (old, new) = if at.is_multiple_of(2) { (old, new) } else { (old.swap_bytes(), new.swap_bytes()) };
+    let (old, new) = if at.is_multiple_of(2) {
+        (old, new)
+    } else {
+        (old.swap_bytes(), new.swap_bytes())
+    };
     let mut total = u32::from(!u16::from_be_bytes(*sum)) + u32::from(!old) + u32::from(new);
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
@@ -139,7 +155,11 @@ mod tests {
 
     #[test]
     fn clamps_even_and_odd_offsets_and_keeps_the_checksum() {
-        for options in [&[2u8, 4, 0x05, 0xb4][..], &[1, 2, 4, 0x05, 0xb4], &[3, 3, 7, 2, 4, 0x05, 0xb4, 1]] {
+        for options in [
+            &[2u8, 4, 0x05, 0xb4][..],
+            &[1, 2, 4, 0x05, 0xb4],
+            &[3, 3, 7, 2, 4, 0x05, 0xb4, 1],
+        ] {
             for (v6, at, expected) in [(false, 20, 1300u16), (true, 40, 1280)] {
                 let mut packet = syn(v6, options);
                 assert!(clamp(&mut packet, 1300));

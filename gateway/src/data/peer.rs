@@ -37,7 +37,7 @@ impl Peer {
     pub(super) fn new(spec: PeerSpec, mssfix: MssFix, now: Instant) -> Self {
         Self {
             channel: DataChannel::new(spec.id, spec.framing),
-            mss: mssfix::limit(mssfix, spec.path.remote, spec.framing.len()),
+            mss: mssfix::limit(mssfix, spec.path.remote, spec.framing.overhead()),
             spec,
             stats: PeerStats::default(),
             moved: 0,
@@ -62,7 +62,10 @@ impl Peer {
             self.spec.path.local = path.local;
             return false;
         }
-        if self.asked_to_move.is_some_and(|at| now.saturating_since(at) < MOVE_EVERY) {
+        if self
+            .asked_to_move
+            .is_some_and(|at| now.saturating_since(at) < MOVE_EVERY)
+        {
             return false;
         }
         self.asked_to_move = Some(now);
@@ -71,7 +74,7 @@ impl Peer {
 
     pub(super) fn set_path(&mut self, path: Path, mssfix: MssFix) {
         self.spec.path = path;
-        self.mss = mssfix::limit(mssfix, path.remote, self.spec.framing.len());
+        self.mss = mssfix::limit(mssfix, path.remote, self.spec.framing.overhead());
     }
 
     /// True when the key in use should be replaced.
@@ -79,7 +82,10 @@ impl Peer {
         self.channel.current().is_some_and(|key| {
             key.is_worn()
                 || self.spec.reneg_bytes.is_some_and(|limit| key.bytes() >= limit)
-                || self.spec.reneg_packets.is_some_and(|limit| u64::from(key.sealed_packets()) >= limit)
+                || self
+                    .spec
+                    .reneg_packets
+                    .is_some_and(|limit| u64::from(key.sealed_packets()) >= limit)
         })
     }
 }
@@ -93,7 +99,10 @@ pub(super) struct Peers {
 
 impl Peers {
     pub(super) const fn new(layout: PeerIdLayout) -> Self {
-        Self { layout, slots: Vec::new() }
+        Self {
+            layout,
+            slots: Vec::new(),
+        }
     }
 
     pub(super) fn insert(&mut self, peer: Peer) {
@@ -107,7 +116,10 @@ impl Peers {
     #[inline]
     pub(super) fn lookup(&mut self, id: PeerId) -> Option<&mut Peer> {
         let slot = self.layout.slot_of(id) as usize;
-        self.slots.get_mut(slot)?.as_deref_mut().filter(|peer| peer.spec.id == id)
+        self.slots
+            .get_mut(slot)?
+            .as_deref_mut()
+            .filter(|peer| peer.spec.id == id)
     }
 
     /// Removes a peer if that generation still holds the id: a late writer loses.

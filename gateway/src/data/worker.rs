@@ -114,7 +114,12 @@ impl Worker {
     /// When the process may not open another file.
     pub(super) fn new(setup: WorkerSetup, handover: Handover) -> io::Result<Self> {
         let tun = setup.tun.as_ref().map(AsFd::as_fd);
-        let sources = setup.sockets.iter().map(AsFd::as_fd).chain(tun).chain([setup.waker.as_fd()]);
+        let sources = setup
+            .sockets
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(tun)
+            .chain([setup.waker.as_fd()]);
         let ready = Readiness::new(sources, setup.sockets.len())?;
         let core = Core {
             send: setup.sockets.iter().map(|_| SendBatch::new()).collect(),
@@ -134,7 +139,11 @@ impl Worker {
             mssfix: setup.mssfix,
             counters: setup.counters,
         };
-        Ok(Self { recv: RecvBatch::new(), ready, core })
+        Ok(Self {
+            recv: RecvBatch::new(),
+            ready,
+            core,
+        })
     }
 
     /// Works until it is told to stop, or until nobody is left to tell it.
@@ -229,7 +238,14 @@ impl Core {
             ToWorker::Remove { id, generation } => {
                 if let Some(peer) = self.peers.remove(id, generation) {
                     let stats: PeerStats = peer.stats;
-                    self.tell(peer.spec.shard, FromWorker::Removed { id, generation, stats });
+                    self.tell(
+                        peer.spec.shard,
+                        FromWorker::Removed {
+                            id,
+                            generation,
+                            stats,
+                        },
+                    );
                 }
             }
             ToWorker::AddRoute(prefix, id) => {
@@ -239,7 +255,11 @@ impl Core {
             ToWorker::RemoveRoutes(id) => {
                 self.routes.remove_owner(id);
             }
-            ToWorker::Datagram { listener, path, mut bytes } => {
+            ToWorker::Datagram {
+                listener,
+                path,
+                mut bytes,
+            } => {
                 let now = clock::read();
                 self.handle_datagram(listener, path, &mut bytes, now);
             }
@@ -254,10 +274,14 @@ impl Core {
         };
         let owner = self.layout.worker_of(id) as usize;
         if owner != self.index {
-            let sent = self.handover.send(owner, Kind::Sealed { listener, path }, datagram);
+            let sent = self
+                .handover
+                .send(owner, Kind::Sealed { listener, path }, datagram);
             return self.count_handover(sent);
         }
-        let Some(peer) = self.peers.lookup(id) else { return self.counters.unknown_peer.add(1) };
+        let Some(peer) = self.peers.lookup(id) else {
+            return self.counters.unknown_peer.add(1);
+        };
         peer.stats.received += datagram.len() as u64;
         let opened = match peer.channel.open(datagram, now.mono) {
             Ok(opened) => opened,
@@ -307,14 +331,22 @@ impl Core {
     }
 
     fn pass_control(&mut self, listener: usize, path: Path, datagram: &[u8]) {
-        let Some(last) = datagram.get(8) else { return self.counters.malformed.add(1) };
+        let Some(last) = datagram.get(8) else {
+            return self.counters.malformed.add(1);
+        };
         let shard = usize::from(*last) % self.shards.len().max(1);
-        let Some(queue) = self.shards.get(shard) else { return };
+        let Some(queue) = self.shards.get(shard) else {
+            return;
+        };
         // Copying is paid only for a packet that has a place.
         match queue.try_reserve() {
             Ok(place) => {
                 self.counters.control_passed.add(1);
-                place.send(FromWorker::Control { listener, path, bytes: datagram.to_vec() });
+                place.send(FromWorker::Control {
+                    listener,
+                    path,
+                    bytes: datagram.to_vec(),
+                });
             }
             Err(_) => self.counters.shard_full.add(1),
         }
@@ -324,8 +356,12 @@ impl Core {
     fn downlink(&mut self, now: Instant) -> bool {
         for _ in 0..TUN_BUDGET {
             let Some(tun) = &self.tun else { return false };
-            let Ok(len) = tun.read(&mut self.scratch[HEADROOM..]) else { return false };
-            let Some(packet) = self.scratch.get(HEADROOM..HEADROOM + len) else { continue };
+            let Ok(len) = tun.read(&mut self.scratch[HEADROOM..]) else {
+                return false;
+            };
+            let Some(packet) = self.scratch.get(HEADROOM..HEADROOM + len) else {
+                continue;
+            };
             let Some(addresses) = ip::addresses(packet) else {
                 self.counters.malformed.add(1);
                 continue;
@@ -348,7 +384,9 @@ impl Core {
     /// Packets that other workers handed over; true when there may be more.
     fn parcels(&mut self, now: Now) -> bool {
         for _ in 0..PARCEL_BUDGET {
-            let Some(mut parcel) = self.handover.receive() else { return false };
+            let Some(mut parcel) = self.handover.receive() else {
+                return false;
+            };
             match parcel.kind {
                 Kind::Sealed { listener, path } => {
                     self.handle_datagram(listener, path, parcel.bytes_mut(), now);
@@ -368,13 +406,17 @@ impl Core {
 
     /// Seals the `len` bytes behind the head room of the scratch buffer for a peer of this worker.
     fn send_scratch(&mut self, id: PeerId, len: usize, now: Instant) {
-        let Some(peer) = self.peers.lookup(id) else { return self.counters.unknown_peer.add(1) };
+        let Some(peer) = self.peers.lookup(id) else {
+            return self.counters.unknown_peer.add(1);
+        };
         let packet = &mut self.scratch[HEADROOM..HEADROOM + len];
         if let Some(mss) = peer.mss {
             mssfix::clamp(packet, mss);
         }
         peer.moved += len as u64;
-        let Some(batch) = self.send.get_mut(peer.spec.listener) else { return };
+        let Some(batch) = self.send.get_mut(peer.spec.listener) else {
+            return;
+        };
         if batch.is_full()
             && let Some(socket) = self.sockets.get(peer.spec.listener)
         {
@@ -397,8 +439,13 @@ impl Core {
         for peer in self.peers.iter_mut() {
             let (id, shard) = (peer.spec.id, peer.spec.shard);
             let queue = self.shards.get(shard);
-            let tell = |message| queue.is_some_and(|queue: &Sender<FromWorker>| queue.try_send(message).is_ok());
-            if peer.spec.ping_restart.is_some_and(|limit| now.saturating_since(peer.last_received) >= limit) {
+            let tell =
+                |message| queue.is_some_and(|queue: &Sender<FromWorker>| queue.try_send(message).is_ok());
+            if peer
+                .spec
+                .ping_restart
+                .is_some_and(|limit| now.saturating_since(peer.last_received) >= limit)
+            {
                 // Repeated until the shard has room for it.
                 peer.reported_gone = peer.reported_gone || tell(FromWorker::Silent(id));
             }
@@ -413,7 +460,10 @@ impl Core {
             if !peer.reported_worn && peer.is_worn() {
                 peer.reported_worn = tell(FromWorker::RenegotiationDue(id));
             }
-            if peer.spec.ping.is_some_and(|every| now.saturating_since(peer.last_sent) >= every)
+            if peer
+                .spec
+                .ping
+                .is_some_and(|every| now.saturating_since(peer.last_sent) >= every)
                 && let Some(batch) = self.send.get_mut(peer.spec.listener)
             {
                 if batch.is_full()
@@ -436,7 +486,9 @@ impl Core {
     }
 
     fn tell(&mut self, shard: usize, message: FromWorker) {
-        let Some(queue) = self.shards.get(shard) else { return };
+        let Some(queue) = self.shards.get(shard) else {
+            return;
+        };
         if let Err(TrySendError::Full(message)) = queue.try_send(message) {
             self.counters.shard_full.add(1);
             if matches!(message, FromWorker::Removed { .. } | FromWorker::Exit(_)) {
@@ -491,7 +543,9 @@ fn forward(egress: &mut Egress<'_>, from: PeerId, packet: &[u8], scratch: &mut [
     {
         let owner = egress.layout.worker_of(to) as usize;
         if owner == egress.index {
-            let Some(place) = scratch.get_mut(HEADROOM..HEADROOM + packet.len()) else { return Local::No };
+            let Some(place) = scratch.get_mut(HEADROOM..HEADROOM + packet.len()) else {
+                return Local::No;
+            };
             place.copy_from_slice(packet);
             return Local::To(to, packet.len());
         }
@@ -516,7 +570,9 @@ fn seal_into(batch: &mut SendBatch, peer: &mut Peer, packet: &[u8]) -> bool {
     let headroom = peer.channel.headroom();
     let len = headroom + packet.len();
     let Some(slot) = batch.slot() else { return false };
-    let Some(frame) = slot.get_mut(..len) else { return false };
+    let Some(frame) = slot.get_mut(..len) else {
+        return false;
+    };
     frame[headroom..].copy_from_slice(packet);
     if peer.channel.seal(frame).is_err() || !batch.commit(len, &peer.spec.path) {
         return false;

@@ -33,7 +33,11 @@ impl Env {
     /// scripts read environments line by line.
     pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
         let value: String = value.into();
-        let clean = if value.chars().any(char::is_control) { printable(&value) } else { value };
+        let clean = if value.chars().any(char::is_control) {
+            printable(&value)
+        } else {
+            value
+        };
         self.vars.insert(name.to_owned(), Secret::new(clean));
         self
     }
@@ -52,11 +56,17 @@ impl Env {
             rest.is_some_and(|rest| {
                 !rest.is_empty()
                     && rest.len() <= 64
-                    && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+                    && rest
+                        .bytes()
+                        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
             })
         };
         let fits = |value: &str| value.len() <= MAX_PEER_VALUE && !value.chars().any(char::is_control);
-        for (key, value) in info.iter().filter(|(k, v)| allowed(k) && fits(v)).take(MAX_PEER_KEYS) {
+        for (key, value) in info
+            .iter()
+            .filter(|(k, v)| allowed(k) && fits(v))
+            .take(MAX_PEER_KEYS)
+        {
             self.set(key, value);
         }
         self
@@ -75,14 +85,18 @@ impl Env {
 
     /// For the new process.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (OsString, OsString)> {
-        self.vars.iter().map(|(name, value)| (name.into(), value.expose().into()))
+        self.vars
+            .iter()
+            .map(|(name, value)| (name.into(), value.expose().into()))
     }
 }
 
 /// Text with control characters replaced by `_`: how names of peers reach hooks and logs.
 #[must_use]
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '_' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -95,8 +109,15 @@ mod tests {
         env.set("username", "alice");
         let text = "IV_VER=2.6\nUV_OK=a b;$(id)\nLD_PRELOAD=x\nIDS=1\nusername=root\nUV_lower=1\nUV_=1\nPATH=/evil\nIV_X=a\rb\n";
         env.set_peer_info(&PeerInfo::parse(text));
-        assert_eq!(env.names().collect::<Vec<_>>(), ["IV_VER", "PATH", "UV_OK", "username"]);
-        assert_eq!(env.value("UV_OK"), Some("a b;$(id)"), "hostile text stays text: no shell reads it");
+        assert_eq!(
+            env.names().collect::<Vec<_>>(),
+            ["IV_VER", "PATH", "UV_OK", "username"]
+        );
+        assert_eq!(
+            env.value("UV_OK"),
+            Some("a b;$(id)"),
+            "hostile text stays text: no shell reads it"
+        );
         assert_eq!(env.value("username"), Some("alice"));
         assert_eq!(env.value("PATH"), Some(PATH));
     }

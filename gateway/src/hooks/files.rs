@@ -28,7 +28,10 @@ impl HookDir {
         // A leftover of an earlier process with our id is not ours to trust.
         let _ = std::fs::remove_dir_all(&path);
         DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Arc::new(Self { path, next: AtomicU64::new(0) }))
+        Ok(Arc::new(Self {
+            path,
+            next: AtomicU64::new(0),
+        }))
     }
 
     /// Where it is.
@@ -50,7 +53,10 @@ impl HookDir {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
-        let guard = HookFile { path, _dir: Arc::clone(self) };
+        let guard = HookFile {
+            path,
+            _dir: Arc::clone(self),
+        };
         file.write_all(content)?;
         Ok(guard)
     }
@@ -83,14 +89,20 @@ impl HookFile {
     pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
         // A hook may have put a link in its place: follow nothing, and never wait on a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file: File = OpenOptions::new().read(true).custom_flags(flags).open(&self.path)?;
+        let file: File = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&self.path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let mut content = Vec::new();
         file.take(limit + 1).read_to_end(&mut content)?;
         if content.len() as u64 > limit {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {limit} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("more than {limit} bytes"),
+            ));
         }
         Ok(content)
     }
@@ -104,10 +116,15 @@ impl Drop for HookFile {
 
 /// Removes directories whose process is gone.
 fn sweep(parent: &Path) {
-    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|pid| pid.parse::<u32>().ok());
         if let Some(pid) = pid
             && !Path::new(&format!("/proc/{pid}")).exists()
         {

@@ -89,7 +89,8 @@ impl Hook {
         password: &Secret<String>,
     ) -> Answer {
         let name = printable(username);
-        env.set("script_type", "user-pass-verify").set("username", name.clone());
+        env.set("script_type", "user-pass-verify")
+            .set("username", name.clone());
         let (mut files, mut argv) = (Vec::new(), words(&hook.command));
         match hook.via {
             CredentialsVia::Env => {
@@ -118,13 +119,19 @@ impl Hook {
     /// The answer, and nothing of the file.
     pub async fn client_connect(&self, command: &HookCommand, mut env: Env) -> Result<Vec<u8>, Answer> {
         let kind = "client-connect";
-        let file = self.dir.file("connect", b"").map_err(|error| no_file(kind, &error))?;
+        let file = self
+            .dir
+            .file("connect", b"")
+            .map_err(|error| no_file(kind, &error))?;
         env.set("script_type", kind);
         env.set("client_connect_config_file", file.path().display().to_string());
         let mut argv = words(command);
         argv.push(file.path().into());
-        let (outcome, files) =
-            self.handle.run(kind, argv, env, vec![file]).await.map_err(|full| no_queue(kind, full))?;
+        let (outcome, files) = self
+            .handle
+            .run(kind, argv, env, vec![file])
+            .await
+            .map_err(|full| no_queue(kind, full))?;
         match outcome.answer() {
             Answer::Allow => {}
             other => return Err(other),
@@ -139,7 +146,11 @@ impl Hook {
     /// `client-disconnect`; its answer changes nothing.
     pub async fn client_disconnect(&self, command: &HookCommand, mut env: Env) {
         env.set("script_type", "client-disconnect");
-        if let Err(full) = self.handle.run("client-disconnect", words(command), env, Vec::new()).await {
+        if let Err(full) = self
+            .handle
+            .run("client-disconnect", words(command), env, Vec::new())
+            .await
+        {
             no_queue("client-disconnect", full);
         }
     }
@@ -164,10 +175,19 @@ impl Hook {
     }
 
     /// `tls-verify DEPTH SUBJECT`, once for each certificate of the chain.
-    pub async fn tls_verify(&self, command: &HookCommand, mut env: Env, depth: usize, subject: &str) -> Answer {
+    pub async fn tls_verify(
+        &self,
+        command: &HookCommand,
+        mut env: Env,
+        depth: usize,
+        subject: &str,
+    ) -> Answer {
         env.set("script_type", "tls-verify");
         let mut argv = words(command);
-        argv.extend([OsString::from(depth.to_string()), OsString::from(printable(subject))]);
+        argv.extend([
+            OsString::from(depth.to_string()),
+            OsString::from(printable(subject)),
+        ]);
         match self.handle.run("tls-verify", argv, env, Vec::new()).await {
             Ok((outcome, _)) => outcome.answer(),
             Err(full) => no_queue("tls-verify", full),
@@ -187,7 +207,8 @@ impl Hook {
             Ok(file) => file,
             Err(error) => return no_file(kind, &error),
         };
-        env.set("script_type", kind).set("metadata_type", metadata_type.to_string());
+        env.set("script_type", kind)
+            .set("metadata_type", metadata_type.to_string());
         env.set("metadata_file", file.path().display().to_string());
         match self.handle.run(kind, words(command), env, vec![file]).await {
             Ok((outcome, _)) => outcome.answer(),
@@ -220,6 +241,8 @@ fn ascii_time(unix: u64) -> String {
         return String::new();
     }
     let (year, month) = (tm.tm_year + 1900, tm.tm_mon + 1);
-    format!("{year:04}-{month:02}-{:02} {:02}:{:02}:{:02}", tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec)
+    format!(
+        "{year:04}-{month:02}-{:02} {:02}:{:02}:{:02}",
+        tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec
+    )
 }
-

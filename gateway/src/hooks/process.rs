@@ -49,7 +49,9 @@ impl Outcome {
 
 /// Runs a program to its end, or to the end of its time; its whole process group with it.
 pub(super) async fn run(kind: &'static str, argv: &[OsString], env: &Env, limit: Duration) -> Outcome {
-    let Some((program, args)) = argv.split_first() else { return Outcome::SpawnFailed(io::ErrorKind::InvalidInput) };
+    let Some((program, args)) = argv.split_first() else {
+        return Outcome::SpawnFailed(io::ErrorKind::InvalidInput);
+    };
     let mut command = Command::new(program);
     command
         .args(args)
@@ -69,7 +71,10 @@ pub(super) async fn run(kind: &'static str, argv: &[OsString], env: &Env, limit:
             return Outcome::SpawnFailed(error.kind());
         }
     };
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let group = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .map(Pid::from_raw);
     let out = child.stdout.take().map(|pipe| tokio::spawn(collect(pipe)));
     let err = child.stderr.take().map(|pipe| tokio::spawn(collect(pipe)));
     let outcome = match timeout(limit, child.wait()).await {
@@ -88,7 +93,10 @@ pub(super) async fn run(kind: &'static str, argv: &[OsString], env: &Env, limit:
     };
     for pipe in [out, err].into_iter().flatten() {
         if let Ok(Ok(text)) = timeout(OUTPUT_GRACE, pipe).await {
-            for line in String::from_utf8_lossy(&text).lines().filter(|line| !line.trim().is_empty()) {
+            for line in String::from_utf8_lossy(&text)
+                .lines()
+                .filter(|line| !line.trim().is_empty())
+            {
                 info!(hook = kind, "{}", super::env::printable(line));
             }
         }
@@ -118,7 +126,11 @@ fn signal(group: Option<Pid>, signal: Signal) {
 fn close_inherited() -> io::Result<()> {
     // SAFETY: a plain system call on descriptor numbers; nothing is closed before exec.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Reads to the end so that the program never waits for us, and keeps the beginning.

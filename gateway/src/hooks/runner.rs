@@ -78,7 +78,9 @@ impl HookRunner {
     pub fn start(limits: HookLimits) -> io::Result<(HookHandle, Self)> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let stats = Arc::new(HookStats::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let counted = Arc::clone(&stats);
         let thread = std::thread::Builder::new()
             .name("hooks".into())
@@ -111,7 +113,13 @@ impl HookHandle {
         files: Vec<HookFile>,
     ) -> Result<(Outcome, Vec<HookFile>), QueueFull> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { kind, argv, env, files, reply };
+        let job = Job {
+            kind,
+            argv,
+            env,
+            files,
+            reply,
+        };
         self.stats.in_queue.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(job).is_err() {
             self.stats.in_queue.fetch_sub(1, Ordering::Relaxed);
@@ -126,7 +134,9 @@ async fn serve(mut jobs: mpsc::Receiver<Job>, limits: HookLimits, stats: Arc<Hoo
     let slots = Arc::new(Semaphore::new(limits.concurrency.max(1)));
     let mut running = JoinSet::new();
     while let Some(job) = jobs.recv().await {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            break;
+        };
         let stats = Arc::clone(&stats);
         running.spawn(async move {
             let started = crate::clock::now();
@@ -135,9 +145,15 @@ async fn serve(mut jobs: mpsc::Receiver<Job>, limits: HookLimits, stats: Arc<Hoo
             drop(slot);
             stats.in_queue.fetch_sub(1, Ordering::Relaxed);
             stats.runs.fetch_add(1, Ordering::Relaxed);
-            stats.total_ms.fetch_add(took.as_millis() as u64, Ordering::Relaxed);
-            stats.failures.fetch_add(u64::from(outcome != Outcome::Exit(0)), Ordering::Relaxed);
-            stats.timeouts.fetch_add(u64::from(outcome == Outcome::Timeout), Ordering::Relaxed);
+            stats
+                .total_ms
+                .fetch_add(took.as_millis() as u64, Ordering::Relaxed);
+            stats
+                .failures
+                .fetch_add(u64::from(outcome != Outcome::Exit(0)), Ordering::Relaxed);
+            stats
+                .timeouts
+                .fetch_add(u64::from(outcome == Outcome::Timeout), Ordering::Relaxed);
             // A login that was given up does not want to know.
             let _ = job.reply.send((outcome, job.files));
         });

@@ -56,10 +56,17 @@ pub async fn apply(plan: &LinkPlan) -> io::Result<Applied> {
     let done = handle.link().set(link.build()).execute().await;
     done.map_err(|error| named("device settings (up, tun-mtu, txqueuelen)", &error))?;
     for (address, prefix) in &plan.addresses {
-        let done = handle.address().add(plan.ifindex, *address, *prefix).execute().await;
+        let done = handle
+            .address()
+            .add(plan.ifindex, *address, *prefix)
+            .execute()
+            .await;
         allow_existing(done).map_err(|error| named(&format!("address {address}/{prefix}"), &error))?;
     }
-    let mut applied = Applied { routes: Vec::new(), ifindex: plan.ifindex };
+    let mut applied = Applied {
+        routes: Vec::new(),
+        ifindex: plan.ifindex,
+    };
     for route in &plan.routes {
         let done = handle.route().add(message(route, plan.ifindex)).execute().await;
         let name = format!("route {}/{}", route.network, route.prefix);
@@ -73,7 +80,11 @@ pub async fn apply(plan: &LinkPlan) -> io::Result<Applied> {
 pub async fn remove(applied: Applied) {
     let Ok(handle) = connect() else { return };
     for route in applied.routes {
-        let _ = handle.route().del(message(&route, applied.ifindex)).execute().await;
+        let _ = handle
+            .route()
+            .del(message(&route, applied.ifindex))
+            .execute()
+            .await;
     }
 }
 

@@ -26,7 +26,9 @@ pub fn parse(source: &str, text: &[u8]) -> (Overlay, Vec<String>) {
     };
     let mut left_out = Vec::new();
     if directives.len() > MAX_DIRECTIVES {
-        left_out.push(format!("{source}: only the first {MAX_DIRECTIVES} directives are used"));
+        left_out.push(format!(
+            "{source}: only the first {MAX_DIRECTIVES} directives are used"
+        ));
     }
     for directive in directives.iter().take(MAX_DIRECTIVES) {
         if let Err(why) = overlay.take(directive) {
@@ -50,11 +52,13 @@ impl Overlay {
                 let network: Ipv4Addr = value(first()?)?;
                 let mask = arg(1).map_or(Ok(Ipv4Addr::BROADCAST), value)?;
                 let bits = prefix_len(mask).ok_or("the netmask has holes")?;
-                self.iroutes.push(Prefix::new(IpAddr::V4(network), bits).map_err(|_| "not a network address")?);
+                self.iroutes
+                    .push(Prefix::new(IpAddr::V4(network), bits).map_err(|_| "not a network address")?);
             }
             "iroute-ipv6" => {
                 let (network, bits) = v6_prefix(first()?)?;
-                self.iroutes.push(Prefix::new(IpAddr::V6(network), bits).map_err(|_| "not a network address")?);
+                self.iroutes
+                    .push(Prefix::new(IpAddr::V6(network), bits).map_err(|_| "not a network address")?);
             }
             "ifconfig-push" => {
                 let mask = arg(1).ok_or("the netmask is missing")?;
@@ -66,8 +70,10 @@ impl Overlay {
             }
             "disable" => self.disable = true,
             "data-ciphers" | "ncp-ciphers" => {
-                let known: Vec<Cipher> =
-                    first()?.split(':').filter_map(|name| Cipher::from_name(name.trim_start_matches('?'))).collect();
+                let known: Vec<Cipher> = first()?
+                    .split(':')
+                    .filter_map(|name| Cipher::from_name(name.trim_start_matches('?')))
+                    .collect();
                 if known.is_empty() {
                     return Err("none of these ciphers is spoken");
                 }
@@ -84,7 +90,13 @@ impl Overlay {
             "auth-token" | "auth-token-user" => {
                 return Err("has an effect only inside push \"…\"");
             }
-            "cipher" | "data-ciphers-fallback" | "compress" | "comp-lzo" | "override-username" | "vlan-pvid" | "config"
+            "cipher"
+            | "data-ciphers-fallback"
+            | "compress"
+            | "comp-lzo"
+            | "override-username"
+            | "vlan-pvid"
+            | "config"
             | "bind-dev" => return Err("is not supported for single clients"),
             _ => return Err("is not allowed here"),
         }
@@ -124,7 +136,10 @@ fn token_fault(token: &str) -> Option<&'static str> {
         return Some("is longer than 127 bytes");
     }
     let bad = |c: char| !c.is_ascii_graphic() || matches!(c, ',' | '"' | '\'' | '\\');
-    token.chars().any(bad).then_some("has a character that clients cannot take (space, comma, quote, not printable)")
+    token
+        .chars()
+        .any(bad)
+        .then_some("has a character that clients cannot take (space, comma, quote, not printable)")
 }
 
 fn value<T: FromStr>(text: &str) -> Result<T, &'static str> {
@@ -138,7 +153,11 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
 fn v6_prefix(text: &str) -> Result<(Ipv6Addr, u8), &'static str> {
     let (address, bits) = text.split_once('/').ok_or("ADDRESS/BITS is wanted")?;
     let bits = value(bits)?;
-    if bits > 128 { Err("more than 128 bits") } else { Ok((value(address)?, bits)) }
+    if bits > 128 {
+        Err("more than 128 bits")
+    } else {
+        Ok((value(address)?, bits))
+    }
 }
 
 fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
@@ -159,7 +178,10 @@ mod tests {
         assert_eq!(left_out, Vec::<String>::new());
         assert_eq!(overlay.push.len(), 2);
         assert_eq!(overlay.iroutes.len(), 2);
-        assert_eq!(overlay.ifconfig, Some(([10, 8, 0, 9].into(), [255, 255, 255, 0].into())));
+        assert_eq!(
+            overlay.ifconfig,
+            Some(([10, 8, 0, 9].into(), [255, 255, 255, 0].into()))
+        );
         assert_eq!(overlay.token.as_ref().unwrap().expose(), "abc.DEF-123");
         assert_eq!(overlay.token_user.as_deref(), Some("alice"));
         assert_eq!(overlay.inactive, Some((Duration::from_secs(60), 1000)));
@@ -172,13 +194,25 @@ mod tests {
         let (overlay, left_out) = parse("script", text);
         assert_eq!(overlay.push, [PushEdit::Add("ok".into())]);
         assert_eq!(left_out.len(), 5, "{left_out:?}");
-        assert!(left_out[0].starts_with("script:1:1: keepalive:"), "{}", left_out[0]);
+        assert!(
+            left_out[0].starts_with("script:1:1: keepalive:"),
+            "{}",
+            left_out[0]
+        );
     }
 
     #[test]
     fn tokens_that_clients_cannot_use_are_faults_without_the_value() {
         let long = "x".repeat(128);
-        for bad in ["", "has space", "q'uote", "back\\slash", long.as_str(), "a,b", "n\u{e4}h"] {
+        for bad in [
+            "",
+            "has space",
+            "q'uote",
+            "back\\slash",
+            long.as_str(),
+            "a,b",
+            "n\u{e4}h",
+        ] {
             let text = format!("push \"auth-token {}\"\n", bad.replace('\\', "\\\\"));
             let (overlay, _) = parse("script", text.as_bytes());
             let fault = overlay.fault.unwrap_or_default();
@@ -191,7 +225,12 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_overlay() {
-        for text in [&b"push \"unterminated"[..], b"\0\0\0", &[0xff; 100], b"<inline>\nx"] {
+        for text in [
+            &b"push \"unterminated"[..],
+            b"\0\0\0",
+            &[0xff; 100],
+            b"<inline>\nx",
+        ] {
             let (overlay, left_out) = parse("script", text);
             assert!(overlay.push.is_empty() && !left_out.is_empty());
         }

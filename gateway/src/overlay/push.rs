@@ -35,11 +35,16 @@ pub fn apply(common: &[String], edits: &[PushEdit], iroutes: &[Prefix]) -> Vec<S
 /// Survives `push-reset`, as with OpenVPN.
 fn is_structural(option: &str) -> bool {
     let word = option.split(' ').next().unwrap_or_default();
-    matches!(word, "topology" | "route-gateway" | "ping" | "ping-restart" | "tun-ipv6")
+    matches!(
+        word,
+        "topology" | "route-gateway" | "ping" | "ping-restart" | "tun-ipv6"
+    )
 }
 
 fn starts_with_words(option: &str, prefix: &str) -> bool {
-    option.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    option
+        .strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
 fn is_route_to(option: &str, own: Prefix) -> bool {
@@ -47,12 +52,18 @@ fn is_route_to(option: &str, own: Prefix) -> bool {
     let route = match (words.next(), words.next()) {
         (Some("route"), Some(network)) => {
             let mask = words.next().unwrap_or("255.255.255.255").parse::<Ipv4Addr>();
-            let (Ok(network), Ok(mask)) = (network.parse::<Ipv4Addr>(), mask) else { return false };
+            let (Ok(network), Ok(mask)) = (network.parse::<Ipv4Addr>(), mask) else {
+                return false;
+            };
             Prefix::new(network.into(), mask.to_bits().count_ones() as u8)
         }
         (Some("route-ipv6"), Some(network)) => {
-            let Some((network, bits)) = network.split_once('/') else { return false };
-            let (Ok(network), Ok(bits)) = (network.parse(), bits.parse()) else { return false };
+            let Some((network, bits)) = network.split_once('/') else {
+                return false;
+            };
+            let (Ok(network), Ok(bits)) = (network.parse(), bits.parse()) else {
+                return false;
+            };
             Prefix::new(std::net::IpAddr::V6(network), bits)
         }
         _ => return false,
@@ -70,10 +81,21 @@ mod tests {
 
     #[test]
     fn edits_in_order() {
-        let common = strings(&["topology subnet", "route 10.0.0.0 255.0.0.0", "dhcp-option DNS 1.1.1.1", "ping 10"]);
-        let edits = [PushEdit::Remove("dhcp-option".into()), PushEdit::Add("route 192.168.7.0 255.255.255.0".into())];
+        let common = strings(&[
+            "topology subnet",
+            "route 10.0.0.0 255.0.0.0",
+            "dhcp-option DNS 1.1.1.1",
+            "ping 10",
+        ]);
+        let edits = [
+            PushEdit::Remove("dhcp-option".into()),
+            PushEdit::Add("route 192.168.7.0 255.255.255.0".into()),
+        ];
         let own = [Prefix::new([10, 0, 0, 0].into(), 8).unwrap()];
-        assert_eq!(apply(&common, &edits, &own), ["topology subnet", "ping 10", "route 192.168.7.0 255.255.255.0"]);
+        assert_eq!(
+            apply(&common, &edits, &own),
+            ["topology subnet", "ping 10", "route 192.168.7.0 255.255.255.0"]
+        );
         let edits = [PushEdit::Reset, PushEdit::Add("x".into())];
         assert_eq!(apply(&common, &edits, &[]), ["topology subnet", "ping 10", "x"]);
         assert_eq!(apply(&common, &[PushEdit::Remove("dhcp".into())], &[]), common);

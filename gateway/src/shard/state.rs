@@ -135,7 +135,10 @@ impl Shard {
 
     /// This session's name outside the shard.
     pub(super) const fn session_ref(&self, handle: Handle) -> SessionRef {
-        SessionRef { shard: self.index, handle }
+        SessionRef {
+            shard: self.index,
+            handle,
+        }
     }
 
     /// A datagram from one of the shard's sockets, or one that a worker passed on.
@@ -143,7 +146,14 @@ impl Shard {
         if let Some(id) = data::peer_id_of(bytes) {
             // The kernel did not steer it. The worker it belongs to counts it if there is nobody behind the id.
             let bytes = bytes.to_vec();
-            return self.data.tell(id, ToWorker::Datagram { listener, path, bytes });
+            return self.data.tell(
+                id,
+                ToWorker::Datagram {
+                    listener,
+                    path,
+                    bytes,
+                },
+            );
         }
         {
             let state = &mut *self.state.borrow_mut();
@@ -198,7 +208,9 @@ impl Shard {
         }
         let state = &mut *self.state.borrow_mut();
         while let Some((handle, remote, bytes)) = state.endpoint.poll_transmit() {
-            let Some((listener, local)) = state.locals.get(&handle).copied() else { continue };
+            let Some((listener, local)) = state.locals.get(&handle).copied() else {
+                continue;
+            };
             if let Some(queue) = state.outgoing.get(listener) {
                 // Without room it is lost, as on the wire.
                 let _ = queue.try_send((bytes, Path { remote, local }));
@@ -224,7 +236,12 @@ impl Shard {
     }
 
     fn tell_worker(&self, handle: Handle, message: impl FnOnce(PeerId) -> ToWorker) {
-        let id = self.state.borrow().clients.get(&handle).map(|client| client.peer.id);
+        let id = self
+            .state
+            .borrow()
+            .clients
+            .get(&handle)
+            .map(|client| client.peer.id);
         if let Some(id) = id {
             self.data.tell(id, message(id));
         }
@@ -245,12 +262,19 @@ impl Shard {
         let state = self.state.borrow();
         let remote = state.endpoint.remote(handle)?;
         let (_, local) = state.locals.get(&handle)?;
-        Some(Path { remote, local: *local })
+        Some(Path {
+            remote,
+            local: *local,
+        })
     }
 
     /// The listener that a session came in on.
     pub(super) fn listener(&self, handle: Handle) -> usize {
-        self.state.borrow().locals.get(&handle).map_or(0, |(listener, _)| *listener)
+        self.state
+            .borrow()
+            .locals
+            .get(&handle)
+            .map_or(0, |(listener, _)| *listener)
     }
 
     /// True while clients are being removed.
@@ -273,7 +297,9 @@ impl Shard {
             other => other.to_string(),
         };
         let state = &mut *self.state.borrow_mut();
-        state.locals.retain(|known, _| *known != handle || state.endpoint.remote(handle).is_some());
+        state
+            .locals
+            .retain(|known, _| *known != handle || state.endpoint.remote(handle).is_some());
         if let Some(gone) = state.logins.remove(&handle) {
             gone.send_replace(true);
         }
@@ -300,7 +326,11 @@ impl Shard {
     pub(super) fn on_worker(self: &Rc<Self>, message: FromWorker) {
         let handle_of = |id: PeerId| self.state.borrow().by_peer.get(&id).copied();
         match message {
-            FromWorker::Control { listener, path, bytes } => self.on_datagram(listener, path, &bytes),
+            FromWorker::Control {
+                listener,
+                path,
+                bytes,
+            } => self.on_datagram(listener, path, &bytes),
             FromWorker::Moved { id, path } => {
                 if let Some(handle) = handle_of(id) {
                     self.on_moved(handle, id, path);
@@ -311,12 +341,18 @@ impl Shard {
                     self.with_session(handle, |session| session.renegotiate(clock::read()));
                 }
             }
-            FromWorker::Silent(id) => self.close_peer(handle_of(id), Close::Silent("ping-restart: nothing was heard")),
+            FromWorker::Silent(id) => {
+                self.close_peer(handle_of(id), Close::Silent("ping-restart: nothing was heard"));
+            }
             FromWorker::Inactive(id) => {
                 self.close_peer(handle_of(id), Close::Restart("Inactivity timeout".into()));
             }
             FromWorker::Exit(id) => self.close_peer(handle_of(id), Close::Silent("client exited")),
-            FromWorker::Removed { id, generation, stats } => {
+            FromWorker::Removed {
+                id,
+                generation,
+                stats,
+            } => {
                 if let Some(handle) = handle_of(id) {
                     self.on_removed(handle, generation, stats);
                 }
@@ -333,14 +369,21 @@ impl Shard {
     /// A client's data comes from another address, authenticated and fresh.
     fn on_moved(self: &Rc<Self>, handle: Handle, id: PeerId, path: Path) {
         let Some(old) = self.path(handle) else { return };
-        let owner = self.state.borrow().clients.get(&handle).map(|client| client.account.owner.clone());
+        let owner = self
+            .state
+            .borrow()
+            .clients
+            .get(&handle)
+            .map(|client| client.account.owner.clone());
         let Some(owner) = owner else { return };
         let session = self.session_ref(handle);
         match self.directory.relocate(old.remote, path.remote, session, &owner) {
             MoveVerdict::Refused => {
                 return info!(from = %old.remote, to = %path.remote, "float refused: the address is another client's");
             }
-            MoveVerdict::Replaces(other) => self.ask_to_leave(other, "its address was taken over by the same user"),
+            MoveVerdict::Replaces(other) => {
+                self.ask_to_leave(other, "its address was taken over by the same user");
+            }
             MoveVerdict::Free => {}
         }
         info!(from = %old.remote, to = %path.remote, "client floated");
@@ -358,7 +401,12 @@ impl Shard {
             let shard = shard.clone();
             tokio::task::spawn_local(async move {
                 // Closed only when that shard has stopped, and its sessions with it.
-                let _ = shard.send(Command::Replace { handle: session.handle, why }).await;
+                let _ = shard
+                    .send(Command::Replace {
+                        handle: session.handle,
+                        why,
+                    })
+                    .await;
             });
         }
     }
@@ -366,10 +414,16 @@ impl Shard {
     fn on_removed(self: &Rc<Self>, handle: Handle, generation: u64, stats: PeerStats) {
         let client = {
             let state = &mut *self.state.borrow_mut();
-            if state.clients.get(&handle).is_none_or(|client| client.peer.generation != generation) {
+            if state
+                .clients
+                .get(&handle)
+                .is_none_or(|client| client.peer.generation != generation)
+            {
                 return;
             }
-            let Some(client) = state.clients.remove(&handle) else { return };
+            let Some(client) = state.clients.remove(&handle) else {
+                return;
+            };
             state.by_peer.remove(&client.peer.id);
             client
         };

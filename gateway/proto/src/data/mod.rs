@@ -27,7 +27,7 @@ pub enum Framing {
 
 impl Framing {
     /// Bytes in front of the IP packet.
-    pub const fn len(self) -> usize {
+    pub const fn overhead(self) -> usize {
         match self {
             Self::Plain => 0,
             Self::Stub => 1,
@@ -73,7 +73,7 @@ impl DataChannel {
 
     /// Bytes that must stand free in front of an inner packet that is to be sealed.
     pub const fn headroom(&self) -> usize {
-        OVERHEAD + self.framing.len()
+        OVERHEAD + self.framing.overhead()
     }
 
     /// Takes a new key in. The first seals at once; a later one waits for [`DataChannel::promote`].

@@ -107,8 +107,8 @@ enum Stage {
 enum Phase {
     Negotiating,
     Pulling {
-        client: KeySource,
-        server: KeySource,
+        client: Box<KeySource>,
+        server: Box<KeySource>,
         options: Vec<Secret<String>>,
     },
     Established {
@@ -312,6 +312,13 @@ impl ClientSession {
         let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else {
             return;
         };
+        // The server keeps two keys, as we do: see its side.
+        self.events.extend(
+            self.current
+                .as_ref()
+                .map(|current| ClientEvent::PromoteKey(current.key_id())),
+        );
+        self.timers.stop(Timer::Promote);
         if let Some((_, old)) = self.lame.take() {
             self.events.push_back(ClientEvent::RetireKey(old));
         }
@@ -393,8 +400,8 @@ impl ClientSession {
             Phase::Negotiating => {
                 self.current = Some(channel);
                 self.phase = Phase::Pulling {
-                    client,
-                    server: server.source,
+                    client: Box::new(client),
+                    server: Box::new(server.source),
                     options: Vec::new(),
                 };
                 self.timers.set(Timer::PushRequest, now.mono + PUSH_REQUEST_EVERY);
@@ -481,7 +488,7 @@ impl ClientSession {
         let (peer_id, framing) = (pulled.peer_id, pulled.framing);
         let options = options
             .iter()
-            .map(|o| o.expose())
+            .map(Secret::expose)
             .filter(|o| !o.starts_with("auth-token"))
             .cloned();
         self.events.push_back(ClientEvent::Connected {

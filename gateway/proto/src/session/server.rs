@@ -326,6 +326,7 @@ impl ServerSession {
 
     /// Configures an authenticated session: agrees on the cipher, makes the first keys, and pushes. `None` when the
     /// client cannot be served (it is told why) or the session is gone.
+    #[expect(clippy::needless_pass_by_value, reason = "the proof is used up")]
     pub fn establish(&mut self, proof: Authenticated, push: PushConfig, now: Now) -> Option<Agreed> {
         if !matches!(self.phase, Phase::Connecting { attempt } if attempt == proof.attempt) {
             return None;
@@ -469,6 +470,14 @@ impl ServerSession {
         let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else {
             return;
         };
+        // The peer keeps two keys: with the next one under way it drops the one before the current. Ours must not seal
+        // with that any longer.
+        self.events.extend(
+            self.current
+                .as_ref()
+                .map(|current| Event::PromoteKey(current.key_id())),
+        );
+        self.timers.stop(Timer::Promote);
         // The lame duck would be the third key alive; its channel goes with it.
         self.lame = None;
         if let Some(old) = self.lame_key.take() {
@@ -782,7 +791,11 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
 /// Clients that know stub-v2 need no framing for IP packets; older ones that insist get the uncompressed stub.
 fn framing(client: &Identity) -> Framing {
     let stub_v2 = client.peer_info.value("IV_COMP_STUBv2") == Some("1");
-    if client.uses_compression && !stub_v2 { Framing::Stub } else { Framing::Plain }
+    if client.uses_compression && !stub_v2 {
+        Framing::Stub
+    } else {
+        Framing::Plain
+    }
 }
 
 /// The parts of the PUSH_REPLY, in OpenVPN's order: common options, then those of this client.

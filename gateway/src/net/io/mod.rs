@@ -31,7 +31,9 @@ pub fn run_on<F: Future>(backend: IoBackend, future: F) -> io::Result<F::Output>
             Ok(builder.start(future))
         }
         IoBackend::Epoll => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             Ok(LocalSet::new().block_on(&runtime, future))
         }
     }

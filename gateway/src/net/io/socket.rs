@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::IoBackend;
 use crate::net::cmsg::{self, Control};
@@ -17,14 +16,16 @@ use crate::net::sys::{recv_now, try_send_now};
 #[derive(Clone)]
 pub struct ControlSocket {
     /// Receives on both back ends, and sends on epoll.
-    ready: Rc<AsyncFd<UdpSocket>>,
+    ready: Rc<tokio::net::UdpSocket>,
     /// Sends through the ring.
     ring: Option<Rc<tokio_uring::net::UdpSocket>>,
 }
 
 impl std::fmt::Debug for ControlSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ControlSocket").field("uring", &self.ring.is_some()).finish_non_exhaustive()
+        f.debug_struct("ControlSocket")
+            .field("uring", &self.ring.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -35,11 +36,15 @@ impl ControlSocket {
     /// When the socket cannot be registered or duplicated.
     pub fn from_std(backend: IoBackend, socket: UdpSocket) -> io::Result<Self> {
         let ring = match backend {
-            IoBackend::Uring => Some(Rc::new(tokio_uring::net::UdpSocket::from_std(socket.try_clone()?))),
+            IoBackend::Uring => Some(Rc::new(tokio_uring::net::UdpSocket::from_std(
+                socket.try_clone()?,
+            ))),
             IoBackend::Epoll => None,
         };
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        Ok(Self { ready: Rc::new(AsyncFd::with_interest(socket, interest)?), ring })
+        Ok(Self {
+            ready: Rc::new(tokio::net::UdpSocket::from_std(socket)?),
+            ring,
+        })
     }
 
     /// The next datagram into `buf`: its length, and both its ends. Safe to drop: nothing is taken until it is returned.
@@ -47,12 +52,9 @@ impl ControlSocket {
     /// # Errors
     /// Those of the socket; a datagram longer than `buf` is `InvalidData` and lost.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(usize, Path)> {
-        loop {
-            let mut guard = self.ready.readable().await?;
-            if let Ok(result) = guard.try_io(|socket| recv_now(socket.as_fd(), buf)) {
-                return result;
-            }
-        }
+        self.ready
+            .async_io(Interest::READABLE, || recv_now(self.ready.as_fd(), buf))
+            .await
     }
 
     /// Sends a datagram from the address in its path.
@@ -61,12 +63,12 @@ impl ControlSocket {
     /// Those of the socket; the datagram is lost.
     pub async fn send(&self, bytes: Vec<u8>, path: Path) -> io::Result<()> {
         let Some(ring) = &self.ring else {
-            loop {
-                let mut guard = self.ready.writable().await?;
-                if let Ok(result) = guard.try_io(|socket| try_send_now(socket.as_fd(), &bytes, &path)) {
-                    return result;
-                }
-            }
+            return self
+                .ready
+                .async_io(Interest::WRITABLE, || {
+                    try_send_now(self.ready.as_fd(), &bytes, &path)
+                })
+                .await;
         };
         let mut control = Control::EMPTY;
         let len = cmsg::encode_local(&path, &mut control);
