@@ -224,6 +224,29 @@ impl World {
         &mut self.client
     }
 
+    /// For messages about failed runs.
+    #[must_use]
+    pub fn journal_summary(&mut self) -> String {
+        let j = &self.journal;
+        let server: Vec<String> = self
+            .peers
+            .keys()
+            .filter_map(|h| self.endpoint.with(*h, |s| format!("{s:?}")))
+            .collect();
+        format!(
+            "{:?} connected {} renegotiated {} server closed {:?} client closed {:?} dismissed {:?} {:?} {:?} peers {}",
+            self.options,
+            j.connected,
+            j.renegotiated,
+            j.server_closed,
+            j.client_closed,
+            j.dismissed,
+            self.client,
+            server,
+            self.peers.len()
+        )
+    }
+
     /// The network.
     pub const fn net(&mut self) -> &mut Net {
         &mut self.net

@@ -46,17 +46,17 @@ pub struct Opened<'a> {
     pub with_pending_key: bool,
 }
 
-/// Keys of one peer. At most two live at a time, and the newest may wait for its promotion.
+/// Keys that live at a time: the one that seals, and those around it while one of the sides has not switched.
+const MAX_KEYS: usize = 4;
+
+/// Keys of one peer, the newest first.
 #[derive(Debug)]
 pub struct DataChannel {
     peer_id: PeerId,
     framing: Framing,
-    /// The key that seals.
-    current: Option<DataKey>,
-    /// The key before it, while late packets may arrive.
-    lame: Option<DataKey>,
-    /// The key after it, until the peer is known to have it.
-    pending: Option<DataKey>,
+    keys: [Option<DataKey>; MAX_KEYS],
+    /// Place of the key that seals; those before it are newer and wait for their promotion.
+    sealing: usize,
 }
 
 impl DataChannel {
@@ -65,9 +65,8 @@ impl DataChannel {
         Self {
             peer_id,
             framing,
-            current: None,
-            lame: None,
-            pending: None,
+            keys: [const { None }; MAX_KEYS],
+            sealing: 0,
         }
     }
 
@@ -78,60 +77,78 @@ impl DataChannel {
 
     /// Takes a new key in. The first seals at once; a later one waits for [`DataChannel::promote`].
     pub fn install(&mut self, key: DataKey) {
-        if self.current.is_none() {
-            self.current = Some(key);
-        } else {
-            if let Some(unused) = self.pending.take() {
-                // Two renegotiations in a row: the older of the two was proven by neither side. Keep opening with it.
-                self.lame = Some(unused);
-            }
-            self.pending = Some(key);
+        let first = self.current().is_none();
+        // The last place goes to the oldest key; when that one seals, the one before it makes room.
+        let last = MAX_KEYS - 1;
+        if self.sealing == last {
+            self.keys.swap(last, last - 1);
+            self.sealing = last - 1;
         }
+        self.keys.rotate_right(1);
+        if let Some(newest) = self.keys.first_mut() {
+            *newest = Some(key);
+        }
+        self.sealing = if first { 0 } else { self.sealing + 1 };
     }
 
-    /// Seals with `key_id` from now on; the key before it only opens. True when that changed anything.
+    /// Seals with `key_id` from now on, if that is a newer key; older ones only open. True when that changed anything.
     pub fn promote(&mut self, key_id: KeyId) -> bool {
-        if self.pending.as_ref().is_none_or(|key| key.id() != key_id) {
-            return false;
+        match self.position(key_id) {
+            Some(place) if place < self.sealing => {
+                self.sealing = place;
+                true
+            }
+            _ => false,
         }
-        self.lame = self.current.take();
-        self.current = self.pending.take();
-        true
     }
 
     /// Forgets `key_id`, unless it is the key that seals.
     pub fn retire(&mut self, key_id: KeyId) {
-        for slot in [&mut self.lame, &mut self.pending] {
-            if slot.as_ref().is_some_and(|key| key.id() == key_id) {
-                *slot = None;
-            }
+        if let Some(place) = self.position(key_id)
+            && place != self.sealing
+            && let Some(slot) = self.keys.get_mut(place)
+        {
+            *slot = None;
         }
     }
 
     /// The key that seals.
-    pub const fn current(&self) -> Option<&DataKey> {
-        self.current.as_ref()
+    pub fn current(&self) -> Option<&DataKey> {
+        self.keys.get(self.sealing)?.as_ref()
+    }
+
+    fn current_mut(&mut self) -> Option<&mut DataKey> {
+        self.keys.get_mut(self.sealing)?.as_mut()
+    }
+
+    /// The newest key with that id.
+    #[inline]
+    fn position(&self, key_id: KeyId) -> Option<usize> {
+        self.keys
+            .iter()
+            .position(|key| key.as_ref().is_some_and(|key| key.id() == key_id))
     }
 
     /// Seals `frame` in place: the inner packet stands behind [`DataChannel::headroom`] free bytes.
     pub fn seal(&mut self, frame: &mut [u8]) -> Result<(), SealError> {
-        let key = self.current.as_mut().ok_or(SealError::NoKey)?;
+        let peer_id = self.peer_id;
         if self.framing == Framing::Stub
             && let Some(stub) = frame.get_mut(OVERHEAD)
         {
             *stub = UNCOMPRESSED;
         }
-        key.seal(self.peer_id, frame)
+        self.current_mut().ok_or(SealError::NoKey)?.seal(peer_id, frame)
     }
 
     /// Opens `datagram` in place.
     pub fn open<'a>(&mut self, datagram: &'a mut [u8], now: Instant) -> Result<Opened<'a>, OpenError> {
         let header = Header::parse(datagram).ok_or(OpenError::Malformed)?;
-        let pending = self.pending.as_mut().filter(|key| key.id() == header.key_id);
-        let with_pending_key = pending.is_some();
-        let key = pending
-            .or_else(|| self.current.as_mut().filter(|key| key.id() == header.key_id))
-            .or_else(|| self.lame.as_mut().filter(|key| key.id() == header.key_id))
+        let place = self.position(header.key_id).ok_or(OpenError::UnknownKey)?;
+        let with_pending_key = place < self.sealing;
+        let key = self
+            .keys
+            .get_mut(place)
+            .and_then(Option::as_mut)
             .ok_or(OpenError::UnknownKey)?;
         let (plain, newest) = key.open(&header, datagram, now)?;
         let payload = match self.framing {

@@ -126,10 +126,10 @@ fn old_and_new_key_both_open_and_promotion_switches_sealing() {
 #[test]
 fn ids_never_wrap() {
     let (mut server, _) = pair(Cipher::ChaCha20Poly1305, Framing::Plain);
-    server.current.as_mut().unwrap().skip_to(0xff00_0000 - 1);
+    server.current_mut().unwrap().skip_to(0xff00_0000 - 1);
     seal(&mut server, &[1]);
     assert!(server.current().unwrap().is_worn());
-    server.current.as_mut().unwrap().skip_to(u32::MAX - 1);
+    server.current_mut().unwrap().skip_to(u32::MAX - 1);
     seal(&mut server, &[1]);
     let mut frame = vec![0; 60];
     assert_eq!(server.seal(&mut frame), Err(SealError::Exhausted));
@@ -144,4 +144,22 @@ fn short_frames_and_packets_are_refused() {
         short.truncate(len);
         assert_eq!(client.open(&mut short, T0).unwrap_err(), OpenError::Malformed);
     }
+}
+
+#[test]
+fn four_keys_live_and_the_sealing_one_is_never_pushed_out() {
+    let (mut server, mut client) = pair(Cipher::Aes256Gcm, Framing::Plain);
+    for id in 1..=6 {
+        server.install(key(Role::Server, id, Cipher::Aes256Gcm));
+        client.install(key(Role::Client, id, Cipher::Aes256Gcm));
+        assert_eq!(server.current().unwrap().id(), KeyId::FIRST);
+    }
+    let mut frame = seal(&mut client, &[0x45; 30]);
+    assert_eq!(opened_packet(&mut server, &mut frame), [0x45; 30]);
+    assert!(client.promote(KeyId::from_low_bits(5)));
+    let mut frame = seal(&mut client, &[0x45; 31]);
+    assert!(server.open(&mut frame, T0).unwrap().with_pending_key);
+    assert!(!client.promote(KeyId::FIRST), "never back to an older key");
+    server.retire(KeyId::FIRST);
+    assert!(server.current().is_some(), "the key that seals stays");
 }

@@ -11,7 +11,7 @@ pub const SEND_WINDOW: usize = 6;
 /// Acknowledgements of later messages after which one is sent again at once.
 const FAST_RETRANSMIT_ACKS: u8 = 3;
 /// Longest wait between two attempts: doubling without a cap would leave a lossy handshake silent for minutes.
-pub const RTO_MAX: Duration = Duration::from_secs(16);
+pub const RTO_MAX: Duration = Duration::from_secs(8);
 
 /// A message that the peer has not acknowledged.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ mod tests {
             assert!(w.poll(at).is_some());
             assert!(w.poll(at).is_none());
         }
-        assert_eq!(gaps, [2, 4, 8, 16, 16, 16]);
+        assert_eq!(gaps, [2, 4, 8, 8, 8, 8]);
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub struct ClientSession {
     negotiation: Option<Negotiation>,
     current: Option<Channel>,
     lame: Option<(Channel, KeyId)>,
+    /// Of the latest attempt, whatever became of it.
+    last_key_id: KeyId,
     timers: TimerTable,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<ClientEvent>,
@@ -187,6 +189,7 @@ impl ClientSession {
             }),
             current: None,
             lame: None,
+            last_key_id: KeyId::FIRST,
             timers,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -210,13 +213,15 @@ impl ClientSession {
             }
             self.link.learn_remote(packet.from);
         }
-        let may_renegotiate = matches!(self.phase, Phase::Established { .. })
-            && self
-                .current
-                .as_ref()
-                .is_some_and(|current| current.key_id().next() == key_id);
+        let in_use = self
+            .current
+            .iter()
+            .chain(self.lame.iter().map(|(c, _)| c))
+            .any(|c| c.key_id() == key_id);
+        let established = matches!(self.phase, Phase::Established { .. });
+        let may_renegotiate = established && key_id != KeyId::FIRST && !in_use;
         if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && may_renegotiate {
-            self.open_renegotiation(now);
+            self.open_renegotiation(key_id, now);
         }
         if let Some(negotiation) = self.negotiation.as_mut().filter(|n| n.channel.key_id() == key_id) {
             let result = negotiation.channel.receive(&packet, now.mono);
@@ -242,7 +247,15 @@ impl ClientSession {
     /// Starts a renegotiation, unless one runs already or there is nothing to renegotiate.
     pub fn renegotiate(&mut self, now: Now) {
         if self.negotiation.is_none() && matches!(self.phase, Phase::Established { .. }) {
-            self.open_renegotiation(now);
+            let mut key_id = self.last_key_id.next();
+            if self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.key_id() == key_id)
+            {
+                key_id = key_id.next();
+            }
+            self.open_renegotiation(key_id, now);
             self.flush(now);
         }
     }
@@ -308,10 +321,8 @@ impl ClientSession {
         self.timers.next().into_iter().chain(resend).min()
     }
 
-    fn open_renegotiation(&mut self, now: Now) {
-        let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else {
-            return;
-        };
+    fn open_renegotiation(&mut self, key_id: KeyId, now: Now) {
+        self.last_key_id = key_id;
         // The server keeps two keys, as we do: see its side.
         self.events.extend(
             self.current

@@ -43,6 +43,11 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(300);
 const PUSH_REPEAT: Duration = Duration::from_secs(30);
 /// The TLS state behind a replaced key serves late acknowledgements only, and is large: it goes long before the key.
 const LAME_CHANNEL: Duration = Duration::from_secs(60);
+/// Old keys at a time: the data channel has room for so many beside the current one. More than one is left only when a
+/// client keeps losing the end of negotiations.
+const MAX_LAME_KEYS: usize = 3;
+/// While the client has not confirmed the new key, its use is put off by so much at a time.
+const UNCONFIRMED: Duration = Duration::from_secs(5);
 /// Base64 of a user name longer than this does not fit a client's buffer and is not pushed.
 const MAX_TOKEN_USER: usize = 127;
 
@@ -118,7 +123,12 @@ pub struct ServerSession {
     negotiation: Option<Negotiation>,
     current: Option<Channel>,
     lame: Option<Channel>,
-    lame_key: Option<KeyId>,
+    /// Keys before the current one that still open packets.
+    lame_keys: Vec<KeyId>,
+    /// The client has acknowledged everything of the current negotiation: it has the key.
+    confirmed: bool,
+    /// Of the latest attempt, whatever became of it.
+    last_key_id: KeyId,
     timers: TimerTable,
     transmits: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
@@ -197,7 +207,9 @@ impl ServerSession {
             }),
             current: None,
             lame: None,
-            lame_key: None,
+            lame_keys: Vec::new(),
+            confirmed: false,
+            last_key_id: KeyId::FIRST,
             timers,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -233,7 +245,7 @@ impl ServerSession {
         let key_id = packet.op.key_id;
         if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && self.may_renegotiate(key_id)
         {
-            self.open_renegotiation(now);
+            self.open_renegotiation(key_id, now);
         }
         if let Some(negotiation) = self.negotiation.as_mut().filter(|n| n.channel.key_id() == key_id) {
             let result = negotiation.channel.receive(&packet, now.mono);
@@ -250,6 +262,7 @@ impl ServerSession {
         if let Some(channel) = self.current.as_mut().filter(|c| c.key_id() == key_id) {
             match channel.receive(packet, now.mono) {
                 Ok(progress) => {
+                    self.confirmed |= channel.is_drained();
                     let messages = channel.messages(&progress.plaintext);
                     self.handle_messages(&messages, now);
                 }
@@ -362,7 +375,7 @@ impl ServerSession {
     /// Starts a renegotiation, unless one runs already or there is nothing to renegotiate.
     pub fn renegotiate(&mut self, now: Now) {
         if self.negotiation.is_none() && matches!(self.phase, Phase::Established { .. }) {
-            self.open_renegotiation(now);
+            self.open_renegotiation(self.next_key_id(), now);
             self.flush(now);
         }
     }
@@ -415,17 +428,17 @@ impl ServerSession {
                 Timer::Handshake => self.handshake_timeout(now),
                 Timer::Login => self.finish_silently(CloseReason::LoginTimeout, now),
                 Timer::Renegotiate => self.renegotiate(now),
+                Timer::Promote if !self.confirmed => self.timers.set(Timer::Promote, now.mono + UNCONFIRMED),
+                Timer::LameChannel if !self.confirmed => {
+                    self.timers.set(Timer::LameChannel, now.mono + UNCONFIRMED)
+                }
                 Timer::Promote => {
                     if let Some(channel) = &self.current {
                         self.events.push_back(Event::PromoteKey(channel.key_id()));
                     }
                 }
                 Timer::LameChannel => self.lame = None,
-                Timer::LameKey => {
-                    if let Some(key_id) = self.lame_key.take() {
-                        self.events.push_back(Event::RetireKey(key_id));
-                    }
-                }
+                Timer::LameKey => self.retire_lame_keys(),
                 Timer::Close => self.phase = Phase::Closed,
                 Timer::PushRequest => {}
             }
@@ -458,34 +471,55 @@ impl ServerSession {
         self.timers.next().into_iter().chain(resend).min()
     }
 
-    fn may_renegotiate(&self, key_id: KeyId) -> bool {
-        matches!(self.phase, Phase::Established { .. })
-            && self
+    fn is_key_in_use(&self, key_id: KeyId) -> bool {
+        self.lame_keys.contains(&key_id)
+            || self
                 .current
                 .as_ref()
-                .is_some_and(|current| current.key_id().next() == key_id)
+                .is_some_and(|current| current.key_id() == key_id)
     }
 
-    fn open_renegotiation(&mut self, now: Now) {
-        let Some(key_id) = self.current.as_ref().map(|current| current.key_id().next()) else {
-            return;
-        };
-        // The peer keeps two keys: with the next one under way it drops the one before the current. Ours must not seal
-        // with that any longer.
-        self.events.extend(
-            self.current
-                .as_ref()
-                .map(|current| Event::PromoteKey(current.key_id())),
-        );
-        self.timers.stop(Timer::Promote);
-        // The lame duck would be the third key alive; its channel goes with it.
-        self.lame = None;
-        if let Some(old) = self.lame_key.take() {
-            self.events.push_back(Event::RetireKey(old));
+    /// Any key-id that is not in use: a peer whose last attempt got lost may be an id ahead of us.
+    fn may_renegotiate(&self, key_id: KeyId) -> bool {
+        matches!(self.phase, Phase::Established { .. })
+            && key_id != KeyId::FIRST
+            && !self.is_key_in_use(key_id)
+    }
+
+    /// The id of our next attempt: every attempt has its own, so that strays of a lost one meet nothing.
+    fn next_key_id(&self) -> KeyId {
+        let mut next = self.last_key_id.next();
+        while self.is_key_in_use(next) {
+            next = next.next();
         }
-        self.timers.stop(Timer::LameKey);
-        self.timers.stop(Timer::LameChannel);
-        self.timers.stop(Timer::Renegotiate);
+        next
+    }
+
+    fn retire_lame_keys(&mut self) {
+        self.events.extend(self.lame_keys.drain(..).map(Event::RetireKey));
+    }
+
+    fn open_renegotiation(&mut self, key_id: KeyId, now: Now) {
+        self.last_key_id = key_id;
+        for timer in [
+            Timer::Promote,
+            Timer::LameChannel,
+            Timer::LameKey,
+            Timer::Renegotiate,
+        ] {
+            self.timers.stop(timer);
+        }
+        // A client that has the current key keeps that and the next one: ours must not seal with an older one any longer.
+        // One that never heard the end of the last negotiation goes on with the key before it, and so do we.
+        if self.confirmed {
+            self.events.extend(
+                self.current
+                    .as_ref()
+                    .map(|current| Event::PromoteKey(current.key_id())),
+            );
+            self.retire_lame_keys();
+            self.lame = None;
+        }
         match Tls::server(Arc::clone(&self.tls)) {
             Ok(tls) => {
                 let channel =
@@ -662,8 +696,12 @@ impl ServerSession {
             self.link.wrap_renegotiations(key, now.wall);
         }
         self.timers.stop(Timer::Login);
+        self.confirmed = channel.is_drained();
         if let Some(old) = self.current.replace(channel) {
-            self.lame_key = Some(old.key_id());
+            if self.lame_keys.len() >= MAX_LAME_KEYS {
+                self.events.push_back(Event::RetireKey(self.lame_keys.remove(0)));
+            }
+            self.lame_keys.push(old.key_id());
             self.lame = Some(old);
             self.timers.set(
                 Timer::LameChannel,
