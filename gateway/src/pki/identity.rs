@@ -255,11 +255,11 @@ fn alternative_email(leaf: &X509Certificate<'_>, of_subject: bool) -> Result<Opt
             ParsedExtension::IssuerAlternativeName(ian) if !of_subject => Some(&ian.general_names),
             _ => None,
         });
-    let emails = names.into_iter().flatten().filter_map(|name| match name {
+    let mut emails = names.into_iter().flatten().filter_map(|name| match name {
         GeneralName::RFC822Name(email) => Some((*email).to_owned()),
         _ => None,
     });
-    let Some(email) = emails.last() else {
+    let Some(email) = emails.next_back() else {
         return Ok(None);
     };
     if email.chars().any(char::is_control) {

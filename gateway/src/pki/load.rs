@@ -232,7 +232,7 @@ pub(super) fn trust(pem: &Pem, now: UnixTime, warnings: &mut Vec<String>) -> Res
         .anchors
         .iter()
         .map(|a| a.key_problem.clone())
-        .reduce(|all, one| all.and(one))
+        .reduce(Option::and)
         .flatten()
     {
         dropped = problem.to_string();

@@ -170,13 +170,12 @@ impl Verifier {
             let Ok(cert) = inspect::parse(der) else {
                 return CertRefusal::Parse.into();
             };
-            if !inspect::self_issued(&cert) || depth == 0 {
-                if let Some(problem) = inspect::problem(&cert) {
-                    return CertRefusal::Problem { depth, problem }.into();
-                }
+            let used = depth == 0 || !inspect::self_issued(&cert);
+            if let Some(problem) = inspect::problem(&cert).filter(|_| used) {
+                return CertRefusal::Problem { depth, problem }.into();
             }
             if matches!(error, E::UnsupportedCriticalExtension) {
-                let critical = cert
+                let mut critical = cert
                     .extensions()
                     .iter()
                     .filter(|e| e.critical)
@@ -191,7 +190,7 @@ impl Verifier {
                     "2.5.29.37",
                     "2.5.29.31",
                 ];
-                if let Some(oid) = critical.filter(|oid| !known.contains(&oid.as_str())).last() {
+                if let Some(oid) = critical.rfind(|oid| !known.contains(&oid.as_str())) {
                     return CertRefusal::CriticalExtension(oid).into();
                 }
             }
@@ -282,6 +281,7 @@ impl ClientCertVerifier for Verifier {
             return Err(CertRefusal::Problem { depth: 0, problem }.into());
         }
         if self.trust.is_none() {
+            // Nothing but the pin vouches for it, and a CA:TRUE leaf is what home-made pins look like.
             check_validity(&cert, now)?;
         } else {
             check_key_usage(&cert)?;
@@ -344,6 +344,9 @@ fn check_validity(cert: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error
 
 /// The path builder looks at extended key usage only; OpenSSL also wants a key usage that can take part in a handshake.
 fn check_key_usage(cert: &X509Certificate<'_>) -> Result<(), CertRefusal> {
+    if cert.is_ca() {
+        return Err(CertRefusal::CaAsLeaf);
+    }
     match cert.key_usage() {
         Ok(None) => Ok(()),
         Ok(Some(usage)) if usage.value.digital_signature() || usage.value.key_agreement() => Ok(()),
