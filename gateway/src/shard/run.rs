@@ -107,7 +107,8 @@ async fn worker_loop(shard: Shared, mut messages: mpsc::Receiver<FromWorker>) {
 async fn command_loop(shard: &Shared, mut commands: mpsc::Receiver<Command>) {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Replace { handle, why } => shard.close(handle, Close::Restart(why.to_owned())),
+            // Nothing is said, as with OpenVPN: the client itself has moved on, and a message would only call it back.
+            Command::Replace { handle, why } => shard.close(handle, Close::Silent(why)),
             Command::Stop { reason, done } => {
                 stop(shard, &reason).await;
                 finish(done);
