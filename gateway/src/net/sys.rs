@@ -99,7 +99,7 @@ pub(super) fn path_of(header: &libc::msghdr, name: &Name, control: &Control) -> 
             "datagram without an IP source address",
         )
     })?;
-    let control_len = (header.msg_controllen as usize).min(CONTROL_LEN);
+    let control_len = header.msg_controllen.min(CONTROL_LEN);
     Ok(Path {
         remote,
         local: cmsg::decode_local(&control.0[..control_len]),

@@ -13,7 +13,14 @@ pub const TUN_NODE: &str = "/dev/net/tun";
 /// Most queues the kernel gives one device (MAX_TAP_QUEUES).
 pub const MAX_QUEUES: usize = 256;
 
-nix::ioctl_readwrite_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
+mod ioctl {
+    nix::ioctl_readwrite_bad!(
+        /// Binds an open clone device to an interface; the kernel writes the chosen name back.
+        tunsetiff,
+        libc::TUNSETIFF,
+        libc::ifreq
+    );
+}
 
 /// What to open.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -130,7 +137,7 @@ fn attach(file: &File, name: &str) -> nix::Result<String> {
     let flags: c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the descriptor is open and `request` is a full ifreq, which the kernel reads and whose name it writes back.
-    unsafe { tunsetiff(file.as_raw_fd(), &raw mut request) }?;
+    unsafe { ioctl::tunsetiff(file.as_raw_fd(), &raw mut request) }?;
     Ok(request
         .ifr_name
         .iter()

@@ -1,10 +1,11 @@
 //! The seam under the control plane: the same shard code on io_uring or on epoll.
 //!
-//! Sends go through the ring with their packet info. tokio-uring offers no receive that also tells which of our addresses
-//! a datagram was sent to, so on both back ends a receive waits for readiness (on io_uring the runtime's own epoll set,
-//! which hangs off the ring thread) and takes the datagram with `recvmsg`.
+//! On io_uring, sends are tokio-uring's `sendmsg` with packet info. tokio-uring 0.5 has no receive that also tells which of
+//! our addresses a datagram was sent to, so receives have a small ring of their own (see the `ring` module). On epoll both are
+//! system calls after readiness.
 
 mod probe;
+mod ring;
 mod socket;
 
 pub use probe::{IoBackend, probe};
@@ -28,7 +29,7 @@ pub fn run_on<F: Future>(backend: IoBackend, future: F) -> io::Result<F::Output>
         IoBackend::Uring => {
             let mut builder = tokio_uring::builder();
             builder.entries(RING_ENTRIES);
-            Ok(builder.start(future))
+            Ok(tokio_uring::Runtime::new(&builder)?.block_on(future))
         }
         IoBackend::Epoll => {
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use io_uring::{IoUring, Probe, opcode};
+
 use crate::config::IoChoice;
 
 /// How the control plane's sockets are driven.
@@ -44,19 +46,21 @@ pub fn probe(choice: IoChoice) -> io::Result<(IoBackend, String)> {
     }
 }
 
-/// Sets up the smallest ring and lets it go.
+/// Sets up the smallest ring, asks for the operations the control plane uses, and lets it go.
 fn try_ring() -> io::Result<()> {
-    /// `struct io_uring_params` as opaque bytes: all zero asks for the defaults.
-    #[repr(C, align(8))]
-    struct Params([u8; 120]);
-    let mut params = Params([0; 120]);
-    // SAFETY: the kernel reads and writes exactly the 120 bytes of the parameters, which live on this frame.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, params.0.as_mut_ptr()) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+    let ring = IoUring::new(1)?;
+    let mut known = Probe::new();
+    ring.submitter().register_probe(&mut known)?;
+    for (code, name) in [
+        (opcode::RecvMsg::CODE, "RECVMSG"),
+        (opcode::SendMsg::CODE, "SENDMSG"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
+    ] {
+        if !known.is_supported(code) {
+            let text = format!("the kernel's io_uring has no {name}");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
     }
-    // SAFETY: the descriptor was just returned to us, and nobody else knows it.
-    unsafe { libc::close(fd as libc::c_int) };
     Ok(())
 }
 

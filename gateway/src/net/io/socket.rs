@@ -8,43 +8,54 @@ use std::rc::Rc;
 use tokio::io::Interest;
 
 use super::IoBackend;
+use super::ring::RecvRing;
 use crate::net::cmsg::{self, Control};
 use crate::net::path::Path;
 use crate::net::sys::{recv_now, try_send_now};
 
-/// A UDP socket of a shard. Buffers are owned by whoever works on them: no operation borrows.
+/// A UDP socket of a shard. Buffers are owned by whoever works on them: no operation of the ring borrows.
 #[derive(Clone)]
-pub struct ControlSocket {
-    /// Receives on both back ends, and sends on epoll.
-    ready: Rc<tokio::net::UdpSocket>,
-    /// Sends through the ring.
-    ring: Option<Rc<tokio_uring::net::UdpSocket>>,
+pub struct ControlSocket(Inner);
+
+#[derive(Clone)]
+enum Inner {
+    Uring {
+        receive: Rc<RecvRing>,
+        send: Rc<tokio_uring::net::UdpSocket>,
+    },
+    Epoll(Rc<tokio::net::UdpSocket>),
 }
 
 impl std::fmt::Debug for ControlSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ControlSocket")
-            .field("uring", &self.ring.is_some())
+            .field("uring", &matches!(self.0, Inner::Uring { .. }))
             .finish_non_exhaustive()
     }
 }
 
 impl ControlSocket {
-    /// Takes a bound, non-blocking socket over. Must be called inside [`super::run_on`] with the same back end.
+    /// Takes a bound socket over. Must be called inside [`super::run_on`] with the same back end.
+    ///
+    /// On io_uring the socket (and every duplicate of it) becomes blocking, because the ring fails requests of non-blocking
+    /// ones in place of waiting: other users must pass `MSG_DONTWAIT`, as [`try_send_now`] does.
     ///
     /// # Errors
-    /// When the socket cannot be registered or duplicated.
+    /// When the socket cannot be registered or duplicated, or its ring cannot be made.
     pub fn from_std(backend: IoBackend, socket: UdpSocket) -> io::Result<Self> {
-        let ring = match backend {
-            IoBackend::Uring => Some(Rc::new(tokio_uring::net::UdpSocket::from_std(
-                socket.try_clone()?,
-            ))),
-            IoBackend::Epoll => None,
-        };
-        Ok(Self {
-            ready: Rc::new(tokio::net::UdpSocket::from_std(socket)?),
-            ring,
-        })
+        Ok(Self(match backend {
+            IoBackend::Uring => {
+                socket.set_nonblocking(false)?;
+                Inner::Uring {
+                    receive: Rc::new(RecvRing::new(socket.try_clone()?)?),
+                    send: Rc::new(tokio_uring::net::UdpSocket::from_std(socket)),
+                }
+            }
+            IoBackend::Epoll => {
+                socket.set_nonblocking(true)?;
+                Inner::Epoll(Rc::new(tokio::net::UdpSocket::from_std(socket)?))
+            }
+        }))
     }
 
     /// The next datagram into `buf`: its length, and both its ends. Safe to drop: nothing is taken until it is returned.
@@ -52,29 +63,35 @@ impl ControlSocket {
     /// # Errors
     /// Those of the socket; a datagram longer than `buf` is `InvalidData` and lost.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(usize, Path)> {
-        self.ready
-            .async_io(Interest::READABLE, || recv_now(self.ready.as_fd(), buf))
-            .await
+        match &self.0 {
+            Inner::Uring { receive, .. } => receive.recv(buf).await,
+            Inner::Epoll(socket) => {
+                socket
+                    .async_io(Interest::READABLE, || recv_now(socket.as_fd(), buf))
+                    .await
+            }
+        }
     }
 
-    /// Sends a datagram from the address in its path.
+    /// Sends a datagram from the address in its path, waiting for room in the socket's buffer.
     ///
     /// # Errors
     /// Those of the socket; the datagram is lost.
     pub async fn send(&self, bytes: Vec<u8>, path: Path) -> io::Result<()> {
-        let Some(ring) = &self.ring else {
-            return self
-                .ready
-                .async_io(Interest::WRITABLE, || {
-                    try_send_now(self.ready.as_fd(), &bytes, &path)
-                })
-                .await;
-        };
-        let mut control = Control::EMPTY;
-        let len = cmsg::encode_local(&path, &mut control);
-        let control = (len > 0).then(|| control.0[..len].to_vec());
-        let (result, _, _) = ring.sendmsg(vec![bytes], Some(path.remote), control).await;
-        result.map(drop)
+        match &self.0 {
+            Inner::Uring { send, .. } => {
+                let mut control = Control::EMPTY;
+                let len = cmsg::encode_local(&path, &mut control);
+                let control = (len > 0).then(|| control.0[..len].to_vec());
+                let (result, _, _) = send.sendmsg(vec![bytes], Some(path.remote), control).await;
+                result.map(drop)
+            }
+            Inner::Epoll(socket) => {
+                socket
+                    .async_io(Interest::WRITABLE, || try_send_now(socket.as_fd(), &bytes, &path))
+                    .await
+            }
+        }
     }
 }
 

@@ -1,0 +1,390 @@
+//! Listener groups and batches over loopback: steering, reply addresses, ordering, losses.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use tesserad::net::batch::{BATCH, SLOT_LEN};
+use tesserad::net::steering::Steering;
+use tesserad::net::{Family, ListenSpec, ListenerGroup, LocalAddr, Path, RecvBatch, SendBatch, try_send_now};
+
+/// Longest wait for a datagram over loopback; only reached by a failing test.
+const PATIENCE_MS: u8 = 200;
+
+fn spec(addr: Option<&str>, family: Family) -> ListenSpec {
+    let addr = addr.map(|a| a.parse().unwrap());
+    ListenSpec {
+        addr,
+        port: 0,
+        family,
+        bind_dev: None,
+        sndbuf: None,
+        rcvbuf: None,
+        mark: None,
+    }
+}
+
+/// Waits until a datagram is there and takes the batch.
+fn receive(batch: &mut RecvBatch, socket: &UdpSocket) -> Vec<(Vec<u8>, Path)> {
+    for _ in 0..PATIENCE_MS {
+        if batch.recv(socket.as_fd()).unwrap() > 0 {
+            return batch
+                .packets()
+                .map(|(bytes, path)| (bytes.to_vec(), path))
+                .collect();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("no datagram arrived at {:?}", socket.local_addr());
+}
+
+/// Sends `bytes` from a fresh client and says which socket of the group (workers first) got them.
+fn lands_at(group: &ListenerGroup, server: SocketAddr, bytes: &[u8]) -> usize {
+    let any = if server.is_ipv4() {
+        "127.0.0.1:0"
+    } else {
+        "[::1]:0"
+    };
+    let client = UdpSocket::bind(any).unwrap();
+    client.send_to(bytes, server).unwrap();
+    let mut batch = RecvBatch::new();
+    for _ in 0..PATIENCE_MS {
+        let sockets = group.worker_sockets.iter().chain(&group.shard_sockets);
+        for (index, socket) in sockets.enumerate() {
+            if batch.recv(socket.as_fd()).unwrap() > 0 {
+                let got: Vec<_> = batch.packets().map(|(b, p)| (b.to_vec(), p.remote)).collect();
+                assert_eq!(got, [(bytes.to_vec(), client.local_addr().unwrap())]);
+                return index;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("a datagram of {} bytes to {server} was lost", bytes.len());
+}
+
+fn steering_lands(addr: &str, family: Family, workers: usize, shards: usize) {
+    let group = ListenerGroup::open(&spec(Some(addr), family), workers, shards).unwrap();
+    assert_eq!(group.steering, Steering::Cbpf);
+    // Fresh source ports each time: an address hash would scatter these.
+    for round in 0..6u8 {
+        for peer in [0u32, 1, 2, 3, 0x00ff_fffe, 0x0001_0001, u32::from(round)] {
+            let mut data = vec![9 << 3 | round & 7];
+            data.extend(&peer.to_be_bytes()[1..]);
+            data.extend([0xaa; 40]);
+            assert_eq!(
+                lands_at(&group, group.local, &data),
+                peer as usize & (workers - 1),
+                "peer {peer:#x}"
+            );
+        }
+        for last in [0u8, 1, 2, 254, 255, round] {
+            for opcode in [3u8, 4, 5, 7, 8, 10, 11] {
+                let control = [&[opcode << 3], &[round; 7][..], &[last], &[0; 5]].concat();
+                let want = workers + last as usize % shards;
+                assert_eq!(
+                    lands_at(&group, group.local, &control),
+                    want,
+                    "opcode {opcode}, id …{last:#x}"
+                );
+            }
+        }
+        assert_eq!(
+            lands_at(&group, group.local, &[9 << 3, 0, 0, 1]),
+            workers,
+            "short data packet"
+        );
+        assert_eq!(lands_at(&group, group.local, &[]), workers, "empty datagram");
+    }
+}
+
+#[test]
+fn steering_by_peer_id_and_session_id_v4() {
+    steering_lands("127.0.0.1", Family::V4, 2, 2);
+    steering_lands("127.0.0.1", Family::V4, 4, 3);
+    steering_lands("127.0.0.1", Family::V4, 1, 1);
+}
+
+#[test]
+fn steering_by_peer_id_and_session_id_v6() {
+    steering_lands("::1", Family::V6, 2, 2);
+}
+
+#[test]
+fn a_port_in_use_is_refused_not_shared() {
+    let first = ListenerGroup::open(&spec(Some("127.0.0.1"), Family::V4), 2, 1).unwrap();
+    let mut again = spec(Some("127.0.0.1"), Family::V4);
+    again.port = first.local.port();
+    let error = ListenerGroup::open(&again, 2, 1).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&first.local.to_string()), "{error}");
+}
+
+#[test]
+fn impossible_specs_are_refused() {
+    assert!(ListenerGroup::open(&spec(None, Family::V4), 3, 1).is_err());
+    assert!(ListenerGroup::open(&spec(None, Family::V4), 2, 0).is_err());
+    let error = ListenerGroup::open(&spec(Some("::1"), Family::V4), 1, 1).unwrap_err();
+    assert!(error.to_string().contains("::1"), "{error}");
+    let mut bad_dev = spec(None, Family::V4);
+    bad_dev.bind_dev = Some("nosuchdev0".into());
+    let error = ListenerGroup::open(&bad_dev, 1, 1).unwrap_err();
+    assert!(error.to_string().contains("nosuchdev0"), "{error}");
+}
+
+#[test]
+fn buffer_sizes_are_the_granted_ones() {
+    let mut big = spec(Some("127.0.0.1"), Family::V4);
+    (big.rcvbuf, big.sndbuf) = (Some(3 << 20), Some(1 << 20));
+    let group = ListenerGroup::open(&big, 1, 1).unwrap();
+    // Linux reports twice the asked size; FORCE passes rmem_max for root.
+    assert_eq!((group.rcvbuf, group.sndbuf), (6 << 20, 2 << 20));
+}
+
+/// Sends to `to` on the group's port and checks that an answer by each sender comes back from `to`.
+fn answers_come_from(group: &ListenerGroup, client_at: &str, to: &str) {
+    let client = UdpSocket::bind(client_at).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let server = SocketAddr::new(to.parse().unwrap(), group.local.port());
+    client.send_to(b"hello", server).unwrap();
+    let mut batch = RecvBatch::new();
+    let got = receive(&mut batch, &group.shard_sockets[0]);
+    let path = got[0].1;
+    assert_eq!(path.remote, client.local_addr().unwrap());
+    assert_eq!(
+        path.local.ip,
+        Some(to.parse().unwrap()),
+        "the address the client spoke to, normalised"
+    );
+    assert_ne!(path.local.ifindex, 0);
+
+    let mut buf = [0; 64];
+    try_send_now(group.shard_sockets[0].as_fd(), b"now", &path).unwrap();
+    let (len, from) = client.recv_from(&mut buf).unwrap();
+    assert_eq!((&buf[..len], from), (&b"now"[..], server));
+
+    let mut out = SendBatch::new();
+    assert!(out.push(&path, |slot| {
+        slot[..5].copy_from_slice(b"batch");
+        5
+    }));
+    assert_eq!(out.flush(group.worker_sockets[0].as_fd()).unwrap(), 0);
+    let (len, from) = client.recv_from(&mut buf).unwrap();
+    assert_eq!((&buf[..len], from), (&b"batch"[..], server));
+}
+
+#[test]
+fn replies_leave_from_the_address_spoken_to() {
+    let v4 = ListenerGroup::open(&spec(None, Family::V4), 1, 1).unwrap();
+    for to in ["127.0.0.1", "127.0.0.2", "127.9.9.9"] {
+        answers_come_from(&v4, "127.0.0.1:0", to);
+    }
+    // A dual-stack socket: IPv4 paths are plain IPv4 both ways.
+    let dual = ListenerGroup::open(&spec(None, Family::Dual), 1, 1).unwrap();
+    answers_come_from(&dual, "127.0.0.1:0", "127.0.0.3");
+    answers_come_from(&dual, "[::1]:0", "::1");
+}
+
+#[test]
+fn replies_over_v6_leave_from_the_address_spoken_to() {
+    // A second IPv6 address needs a network namespace of our own; it goes away with the thread.
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for command in [
+            "link set lo up",
+            "addr add fd00:7e55::2/128 dev lo",
+            "addr add fd00:7e55::3/128 dev lo",
+        ] {
+            assert!(
+                std::process::Command::new("ip")
+                    .args(command.split(' '))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        for family in [Family::V6, Family::Dual] {
+            let group = ListenerGroup::open(&spec(None, family), 1, 1).unwrap();
+            for to in ["::1", "fd00:7e55::2", "fd00:7e55::3"] {
+                answers_come_from(&group, "[::1]:0", to);
+            }
+        }
+        let only_v6 = ListenerGroup::open(&spec(None, Family::V6), 1, 1).unwrap();
+        // The port is free on IPv4: V6 listeners do not take it.
+        UdpSocket::bind(("0.0.0.0", only_v6.local.port())).unwrap();
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn batches_keep_order_and_wrap_around() {
+    let group = ListenerGroup::open(&spec(Some("127.0.0.1"), Family::V4), 1, 1).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (mut out, mut batch) = (SendBatch::new(), RecvBatch::new());
+    let to = Path::to(group.local);
+    let mut next = 0u32;
+    let mut expected = 0u32;
+    for round in 0..5usize {
+        let count = BATCH - round * 7;
+        for _ in 0..count {
+            assert!(out.push(&to, |slot| {
+                slot[..13].copy_from_slice(&[&[0; 9][..], &next.to_be_bytes()].concat());
+                13
+            }));
+            next += 1;
+        }
+        assert_eq!(out.flush(client.as_fd()).unwrap(), 0);
+        while expected < next {
+            for (bytes, _) in receive(&mut batch, &group.shard_sockets[0]) {
+                assert_eq!(bytes[9..], expected.to_be_bytes());
+                expected += 1;
+            }
+        }
+    }
+    assert_eq!(
+        (out.counters().packets, batch.counters().packets),
+        (u64::from(next), u64::from(next))
+    );
+    assert_eq!(out.counters().bytes, u64::from(next) * 13);
+}
+
+#[test]
+fn one_bad_datagram_does_not_stop_the_batch() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let good = Path::to(server.local_addr().unwrap());
+    // Not our address: the kernel refuses this packet-info source.
+    let foreign = Path {
+        local: LocalAddr {
+            ip: Some(IpAddr::from([203, 0, 113, 9])),
+            ifindex: 0,
+        },
+        ..good
+    };
+    let mut out = SendBatch::new();
+    for (i, path) in [&foreign, &good, &foreign, &good, &good, &foreign]
+        .into_iter()
+        .enumerate()
+    {
+        assert!(out.push(path, |slot| {
+            slot[0] = i as u8;
+            1
+        }));
+    }
+    assert_eq!(out.flush(client.as_fd()).unwrap(), 0);
+    let counters = out.counters();
+    assert_eq!((counters.packets, counters.packets + drops(&out)), (3, 6));
+    let got = receive(&mut RecvBatch::new(), &server);
+    assert_eq!(got.iter().map(|(b, _)| b[0]).collect::<Vec<_>>(), [1, 3, 4]);
+}
+
+fn drops(out: &SendBatch) -> u64 {
+    let c = out.counters();
+    c.refused + c.not_permitted + c.too_big + c.unreachable + c.other
+}
+
+#[test]
+fn a_full_socket_keeps_the_queue_in_order() {
+    // UDP on loopback never fills its send buffer. A neighbour that does not answer does: the kernel holds the datagrams, charged
+    // to the socket, until the test makes the neighbour known.
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let run = |command: &str| {
+            assert!(
+                std::process::Command::new("ip")
+                    .args(command.split(' '))
+                    .status()
+                    .unwrap()
+                    .success(),
+                "{command}"
+            );
+        };
+        run("link add hold0 type veth peer name hold1");
+        run("link set hold1 up address 02:00:00:00:00:02");
+        run("link set hold0 up");
+        run("addr add 10.77.0.1/24 dev hold0");
+        // Sees every IPv4 packet that arrives on a device of this namespace.
+        let ipv4 = i32::from((libc::ETH_P_IP as u16).to_be());
+        let wire =
+            socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::DGRAM, Some(ipv4.into())).unwrap();
+        wire.set_nonblocking(true).unwrap();
+        let client = UdpSocket::bind("10.77.0.1:0").unwrap();
+        nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::SndBuf, &16384).unwrap();
+        let to = Path::to("10.77.0.2:9".parse().unwrap());
+        let mut out = SendBatch::new();
+        for i in 0..BATCH as u8 {
+            assert!(out.push(&to, |slot| {
+                slot[..1000].fill(i);
+                1000
+            }));
+        }
+        assert!(!out.push(&to, |_| panic!("no slot is free")));
+        assert_eq!(out.counters().full, 1);
+        let left = out.flush(client.as_fd()).unwrap();
+        assert!(left > 0 && left < BATCH, "{left} of {BATCH} left");
+        assert_eq!(out.counters().would_block, 1);
+        assert_eq!(
+            out.flush(client.as_fd()).unwrap(),
+            left,
+            "still full: nothing lost"
+        );
+        // Refill behind the waiting ones, so that the queue wraps round the ring.
+        for i in 0..(BATCH - left) as u8 {
+            assert!(out.push(&to, |slot| {
+                slot[..1000].fill(BATCH as u8 + i);
+                1000
+            }));
+        }
+        run("neigh replace 10.77.0.2 lladdr 02:00:00:00:00:02 dev hold0 nud permanent");
+        let mut seen = Vec::new();
+        let mut buf = [0; 2048];
+        for _ in 0..1000 {
+            while let Ok(len) = (&wire).read(&mut buf) {
+                if len == 1028 && buf[0] == 0x45 && buf[9] == 17 {
+                    seen.push(buf[28]);
+                }
+            }
+            if out.flush(client.as_fd()).unwrap() == 0 && seen.len() >= 2 * BATCH - left {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(seen, (0..(2 * BATCH - left) as u8).collect::<Vec<_>>());
+        assert_eq!(out.counters().packets, seen.len() as u64);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn oversized_and_empty_datagrams() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = server.local_addr().unwrap();
+    client.send_to(&vec![1; SLOT_LEN + 1], to).unwrap();
+    client.send_to(&vec![2; SLOT_LEN], to).unwrap();
+    client.send_to(&[], to).unwrap();
+    let mut batch = RecvBatch::new();
+    let got = receive(&mut batch, &server);
+    assert_eq!(
+        got.iter().map(|(b, _)| b.len()).collect::<Vec<_>>(),
+        [SLOT_LEN, 0]
+    );
+    assert_eq!((batch.counters().truncated, batch.counters().packets), (1, 2));
+
+    let mut out = SendBatch::new();
+    assert!(
+        !out.push(&Path::to(to), |_| 0),
+        "an empty datagram is nothing to send"
+    );
+    assert!(
+        !out.push(&Path::to(to), |slot| slot.len() + 1),
+        "a lying length sends nothing"
+    );
+    assert!(out.is_empty());
+}
