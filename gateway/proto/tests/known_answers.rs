@@ -1,5 +1,7 @@
 //! Every derivation and wrapping against values from an independent implementation (`tests/vectors`).
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ const INNER_V6: u16 = 60;
 
 /// Largest MSS for inner IPv4; IPv6 gets 20 less. `None` when nothing is clamped.
 #[must_use]
-pub fn limit(mode: MssFix, remote: SocketAddr, framing: usize) -> Option<u16> {
+pub(super) fn limit(mode: MssFix, remote: SocketAddr, framing: usize) -> Option<u16> {
     let outer: u16 = if remote.is_ipv4() { 28 } else { 48 };
     let tunnel = (OVERHEAD + framing) as u16;
     match mode {
@@ -31,7 +31,7 @@ pub fn limit(mode: MssFix, remote: SocketAddr, framing: usize) -> Option<u16> {
 
 /// Lowers the MSS option of a TCP SYN to `limit_v4` (20 less inside IPv6), and patches the checksum. Anything that is
 /// not a whole, unfragmented TCP SYN stays as it is. True when the packet was changed.
-pub fn clamp(packet: &mut [u8], limit_v4: u16) -> bool {
+pub(super) fn clamp(packet: &mut [u8], limit_v4: u16) -> bool {
     let Some((tcp_at, limit)) = tcp_header(packet, limit_v4) else {
         return false;
     };

@@ -59,6 +59,8 @@ async fn recv_loop(shard: Shared, listener: usize, socket: ControlSocket) {
     loop {
         match socket.recv(&mut buf).await {
             Ok((len, path)) => shard.on_datagram(listener, path, &buf[..len]),
+            // Longer than any control packet: whoever sent it cannot slow the others down by it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
             Err(error) => {
                 // Errors of earlier sends come up here, too; none of them ends the loop.
                 debug!("control socket: {error}");

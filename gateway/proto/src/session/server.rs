@@ -430,7 +430,7 @@ impl ServerSession {
                 Timer::Renegotiate => self.renegotiate(now),
                 Timer::Promote if !self.confirmed => self.timers.set(Timer::Promote, now.mono + UNCONFIRMED),
                 Timer::LameChannel if !self.confirmed => {
-                    self.timers.set(Timer::LameChannel, now.mono + UNCONFIRMED)
+                    self.timers.set(Timer::LameChannel, now.mono + UNCONFIRMED);
                 }
                 Timer::Promote => {
                     if let Some(channel) = &self.current {
