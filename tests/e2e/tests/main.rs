@@ -1,0 +1,6 @@
+//! The end-to-end cases: real clients, the gateway, network namespaces. One behaviour per file.
+
+mod cipher;
+mod derivation;
+mod protection;
+mod transfer;
