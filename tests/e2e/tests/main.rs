@@ -2,5 +2,9 @@
 
 mod cipher;
 mod derivation;
+mod float;
+mod hook;
 mod protection;
+mod rejection;
+mod token;
 mod transfer;

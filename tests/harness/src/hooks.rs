@@ -86,7 +86,6 @@ impl Hooks {
     }
 
     /// Waits until the hook was called `count` times, and gives the calls.
-    #[must_use]
     pub fn wait(&self, name: &str, count: usize, limit: Duration) -> Vec<Call> {
         eventually(&format!("{count} calls of the hook {name}"), limit, || {
             let calls = self.calls(name);
