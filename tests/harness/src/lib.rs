@@ -1,1 +1,43 @@
-//! placeholder
+//! What the end-to-end tests stand on: network namespaces, stock OpenVPN clients, the gateway (or a stock server in
+//! its place), scratch PKIs, recorded hooks, a lossy relay, checked transfers.
+//!
+//! Everything is a value that cleans up behind itself on drop: processes are ended by their own id, namespaces are
+//! deleted, folders removed. When a test panics, the logs of every process it started are printed first.
+//!
+//! ```text
+//!   client 0 ──10.91.0.0/24──┐
+//!   client 1 ──10.91.1.0/24──┼── gateway ──192.168.77.0/24── LAN host
+//!   client n ──10.91.n.0/24──┘      │
+//!        └──── tunnel 10.8.0.0/24, fd08::/64 ────┘
+//! ```
+//!
+//! The functions panic with what went wrong: the caller is always a test. All waits are bounded.
+//!
+//! `TESSERA_E2E_SERVER=openvpn` puts stock OpenVPN 2.6 in the gateway's place, which checks the tests themselves.
+
+mod capture;
+mod client;
+mod clock;
+mod command;
+mod hooks;
+mod netns;
+mod pki;
+mod probe;
+mod process;
+mod relay;
+mod server;
+mod topology;
+mod transfer;
+
+pub use capture::Capture;
+pub use client::{Client, ClientConfig, Version};
+pub use clock::{Deadline, eventually, pause};
+pub use hooks::{Call, Hooks};
+pub use netns::Namespace;
+pub use pki::{Identity, Pki};
+pub use probe::{ping, ping_fails, pings};
+pub use process::Process;
+pub use relay::{Impairment, Relay};
+pub use server::{Flavour, Server, ServerConfig, genkey};
+pub use topology::{Net, PORT};
+pub use transfer::{TcpSink, both_ways, transfer};

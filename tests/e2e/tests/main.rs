@@ -1,0 +1,16 @@
+//! The end-to-end cases: real clients, the gateway, network namespaces. One behaviour per file.
+
+mod addresses;
+mod cipher;
+mod derivation;
+mod engine;
+mod float;
+mod hook;
+mod liveness;
+mod loss;
+mod mss;
+mod neighbours;
+mod protection;
+mod rejection;
+mod token;
+mod transfer;
