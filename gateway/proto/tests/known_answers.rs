@@ -1,6 +1,6 @@
 //! Every derivation and wrapping against values from an independent implementation (`tests/vectors`).
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 use std::time::Duration;
