@@ -4,22 +4,30 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tessera_proto::Secret;
 use zeroize::Zeroizing;
 
 use super::env::printable;
-use super::{Answer, Env, HookDir, HookHandle};
+use super::{Answer, Env, HookDir, HookFile, HookHandle};
 use crate::config::{AuthHook, CredentialsVia, HookCommand};
 
 /// Largest file that `client-connect` may write.
 const MAX_CONNECT_FILE: u64 = 64 * 1024;
+
+/// Largest file with a deferred answer: one digit and a line end.
+const DEFERRED_FILE: u64 = 16;
+/// How often it is looked at.
+const DEFERRED_POLL: Duration = Duration::from_millis(200);
 
 /// Runs hooks for one shard: the queue, and where files go.
 #[derive(Debug, Clone)]
 pub struct Hook {
     handle: HookHandle,
     dir: Arc<HookDir>,
+    /// How long a deferred answer may take.
+    deferral: Duration,
 }
 
 /// A client's outer address, for the environment.
@@ -74,10 +82,14 @@ impl Env {
 }
 
 impl Hook {
-    /// Hooks that queue at `handle` and keep files in `dir`.
+    /// Hooks that queue at `handle`, keep files in `dir`, and may put an answer off for `deferral`.
     #[must_use]
-    pub const fn new(handle: HookHandle, dir: Arc<HookDir>) -> Self {
-        Self { handle, dir }
+    pub const fn new(handle: HookHandle, dir: Arc<HookDir>, deferral: Duration) -> Self {
+        Self {
+            handle,
+            dir,
+            deferral,
+        }
     }
 
     /// `auth-user-pass-verify`: user name and password by environment, or by a file of two lines.
@@ -115,6 +127,9 @@ impl Hook {
 
     /// `client-connect`: what it wrote into the file that is its last argument. `Err` is any other answer than yes.
     ///
+    /// A hook that writes `2` into `client_connect_deferred_file` and exits with 0 has not answered yet: later it writes
+    /// `1` (yes) or `0` (no) there.
+    ///
     /// # Errors
     /// The answer, and nothing of the file.
     pub async fn client_connect(&self, command: &HookCommand, mut env: Env) -> Result<Vec<u8>, Answer> {
@@ -123,24 +138,48 @@ impl Hook {
             .dir
             .file("connect", b"")
             .map_err(|error| no_file(kind, &error))?;
+        let deferred = self
+            .dir
+            .file("deferred", b"")
+            .map_err(|error| no_file(kind, &error))?;
         env.set("script_type", kind);
         env.set("client_connect_config_file", file.path().display().to_string());
+        env.set(
+            "client_connect_deferred_file",
+            deferred.path().display().to_string(),
+        );
         let mut argv = words(command);
         argv.push(file.path().into());
-        let (outcome, files) = self
-            .handle
-            .run(kind, argv, env, vec![file])
-            .await
-            .map_err(|full| no_queue(kind, full))?;
+        let ran = self.handle.run(kind, argv, env, vec![file, deferred]).await;
+        let (outcome, files) = ran.map_err(|full| no_queue(kind, full))?;
         match outcome.answer() {
             Answer::Allow => {}
             other => return Err(other),
         }
-        let content = files.first().map(|file| file.read(MAX_CONNECT_FILE));
-        content.unwrap_or_else(|| Ok(Vec::new())).map_err(|error| {
+        let [file, deferred] = files.as_slice() else {
+            return Err(Answer::NoAnswer);
+        };
+        self.deferred_answer(deferred).await?;
+        file.read(MAX_CONNECT_FILE).map_err(|error| {
             tracing::warn!(hook = kind, "what it wrote cannot be used: {error}");
             Answer::Deny
         })
+    }
+
+    /// Waits while the file says `2`; an empty one says yes.
+    async fn deferred_answer(&self, file: &HookFile) -> Result<(), Answer> {
+        let wait = async {
+            loop {
+                match file.read(DEFERRED_FILE).unwrap_or_default().first() {
+                    None | Some(b'1') => return Ok(()),
+                    Some(b'2') => tokio::time::sleep(DEFERRED_POLL).await,
+                    Some(_) => return Err(Answer::Deny),
+                }
+            }
+        };
+        tokio::time::timeout(self.deferral, wait)
+            .await
+            .unwrap_or(Err(Answer::NoAnswer))
     }
 
     /// `client-disconnect`; its answer changes nothing.

@@ -384,7 +384,8 @@ impl Login<'_> {
 
     fn connect_env(&self, account: &Account, since: u64) -> Env {
         let mut env = self.shard.base_env.clone();
-        env.set_peer(Peer::Trusted(self.path.remote))
+        env.set_peer(Peer::Untrusted(self.path.remote))
+            .set_peer(Peer::Trusted(self.path.remote))
             .set_peer_info(&account.peer_info);
         for (name, value) in &account.cert_env {
             env.set(name, value.clone());
