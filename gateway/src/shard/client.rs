@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tessera_proto::peer_info::PeerInfo;
 
+use crate::data::PeerStats;
 use crate::directory::Owner;
 use crate::hooks::Env;
 use crate::lease::{Lease, PeerHandle};
@@ -39,6 +40,8 @@ pub(super) struct Client {
     pub(super) env: Env,
     /// Seconds since 1970.
     pub(super) since: u64,
+    /// Control packets, when it left.
+    pub(super) control: PeerStats,
     /// Why it is being removed, once it is.
     pub(super) leaving: Option<String>,
 }

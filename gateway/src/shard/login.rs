@@ -581,6 +581,7 @@ impl Login<'_> {
             iroutes: routes.clone(),
             env: resources.env.clone(),
             since,
+            control: PeerStats::default(),
             leaving: None,
             account,
         };
@@ -698,7 +699,11 @@ impl<'a> Resources<'a> {
 }
 
 /// The end of an established client, after its worker has let go of it.
-pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, stats: PeerStats) {
+pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, data: PeerStats) {
+    let stats = PeerStats {
+        received: data.received + client.control.received,
+        sent: data.sent + client.control.sent,
+    };
     let duration = clock::unix_seconds().saturating_sub(client.since);
     info!(
         name = client.name(),

@@ -65,6 +65,15 @@ pub(super) struct Shard {
     pub(super) state: RefCell<State>,
 }
 
+/// How a session's control packets travel.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    listener: usize,
+    local: LocalAddr,
+    /// Bytes of control packets, for the client's totals.
+    stats: PeerStats,
+}
+
 /// What changes.
 pub(super) struct State {
     pub(super) endpoint: Endpoint,
@@ -74,7 +83,7 @@ pub(super) struct State {
     /// For everything else, by listener.
     outgoing: Vec<mpsc::Sender<(Vec<u8>, Path)>>,
     /// Where each session's packets come in.
-    locals: HashMap<Handle, (usize, LocalAddr)>,
+    links: HashMap<Handle, Link>,
     /// Logged in, by session.
     pub(super) accounts: BTreeMap<Handle, Account>,
     /// With addresses and a peer-id.
@@ -109,7 +118,7 @@ impl Shard {
             tls: setup.tls,
             raw_sockets,
             outgoing,
-            locals: HashMap::new(),
+            links: HashMap::new(),
             accounts: BTreeMap::new(),
             clients: BTreeMap::new(),
             by_peer: HashMap::new(),
@@ -157,7 +166,7 @@ impl Shard {
         }
         {
             let state = &mut *self.state.borrow_mut();
-            if state.stopping && !state.locals.values().any(|(l, _)| *l == listener) {
+            if state.stopping && !state.links.values().any(|link| link.listener == listener) {
                 return;
             }
             state.reload_revocations();
@@ -170,7 +179,14 @@ impl Shard {
                     }
                 }
                 Handled::Session(handle) => {
-                    state.locals.insert(handle, (listener, path.local));
+                    let fresh = Link {
+                        listener,
+                        local: path.local,
+                        stats: PeerStats::default(),
+                    };
+                    let link = state.links.entry(handle).or_insert(fresh);
+                    (link.listener, link.local) = (listener, path.local);
+                    link.stats.received += bytes.len() as u64;
                 }
             }
         }
@@ -208,15 +224,23 @@ impl Shard {
         }
         let state = &mut *self.state.borrow_mut();
         while let Some((handle, remote, bytes)) = state.endpoint.poll_transmit() {
-            let Some((listener, local)) = state.locals.get(&handle).copied() else {
+            let Some(link) = state.links.get_mut(&handle) else {
                 continue;
             };
-            if let Some(queue) = state.outgoing.get(listener) {
+            link.stats.sent += bytes.len() as u64;
+            let path = Path {
+                remote,
+                local: link.local,
+            };
+            if let Some(queue) = state.outgoing.get(link.listener) {
                 // Without room it is lost, as on the wire.
-                let _ = queue.try_send((bytes, Path { remote, local }));
+                let _ = queue.try_send((bytes, path));
             }
         }
         let next = state.endpoint.poll_timeout().map(|(at, _)| at);
+        while let Some(handle) = state.endpoint.poll_removed() {
+            state.links.remove(&handle);
+        }
         if next != state.next_deadline {
             state.next_deadline = next;
             self.deadline_changed.notify_one();
@@ -261,20 +285,17 @@ impl Shard {
     pub(super) fn path(&self, handle: Handle) -> Option<Path> {
         let state = self.state.borrow();
         let remote = state.endpoint.remote(handle)?;
-        let (_, local) = state.locals.get(&handle)?;
-        Some(Path {
-            remote,
-            local: *local,
-        })
+        let local = state.links.get(&handle)?.local;
+        Some(Path { remote, local })
     }
 
     /// The listener that a session came in on.
     pub(super) fn listener(&self, handle: Handle) -> usize {
         self.state
             .borrow()
-            .locals
+            .links
             .get(&handle)
-            .map_or(0, |(listener, _)| *listener)
+            .map_or(0, |link| link.listener)
     }
 
     /// True while clients are being removed.
@@ -297,9 +318,11 @@ impl Shard {
             other => other.to_string(),
         };
         let state = &mut *self.state.borrow_mut();
-        state
-            .locals
-            .retain(|known, _| *known != handle || state.endpoint.remote(handle).is_some());
+        let control = state
+            .links
+            .get(&handle)
+            .map(|link| link.stats)
+            .unwrap_or_default();
         if let Some(gone) = state.logins.remove(&handle) {
             gone.send_replace(true);
         }
@@ -312,6 +335,7 @@ impl Shard {
             return;
         };
         if client.leaving.replace(text).is_none() {
+            client.control = control;
             let (id, generation) = (client.peer.id, client.peer.generation);
             if let Some(path) = path {
                 self.directory.leave(path.remote, self.session_ref(handle));
@@ -389,8 +413,8 @@ impl Shard {
         info!(from = %old.remote, to = %path.remote, "client floated");
         let state = &mut *self.state.borrow_mut();
         state.endpoint.set_remote(handle, path.remote);
-        if let Some((_, local)) = state.locals.get_mut(&handle) {
-            *local = path.local;
+        if let Some(link) = state.links.get_mut(&handle) {
+            link.local = path.local;
         }
         self.data.tell(id, ToWorker::SetPath(id, path));
     }

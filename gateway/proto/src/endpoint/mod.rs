@@ -102,6 +102,8 @@ pub struct Endpoint {
     half_open: BTreeSet<Handle>,
     /// Sessions with transmits or events that were not drained.
     ready: VecDeque<Handle>,
+    /// Sessions that were forgotten, until the owner asked.
+    removed: VecDeque<Handle>,
 }
 
 impl Endpoint {
@@ -122,6 +124,7 @@ impl Endpoint {
             deadlines: BTreeSet::new(),
             half_open: BTreeSet::new(),
             ready: VecDeque::new(),
+            removed: VecDeque::new(),
         }
     }
 
@@ -233,6 +236,11 @@ impl Endpoint {
         None
     }
 
+    /// The next session that [`Endpoint::poll_timeout`] has forgotten: what the owner keeps by its handle can go.
+    pub fn poll_removed(&mut self) -> Option<Handle> {
+        self.removed.pop_front()
+    }
+
     /// Ends a turn, once transmits and events are drained: closed sessions are forgotten, deadlines renewed. Gives the
     /// next deadline and what it is for.
     pub fn poll_timeout(&mut self) -> Option<(Instant, &'static str)> {
@@ -258,6 +266,7 @@ impl Endpoint {
             let (remote, client) = (entry.remote, entry.client);
             self.sessions.remove(&handle);
             self.half_open.remove(&handle);
+            self.removed.push_back(handle);
             // Another session may have taken the place since.
             if self.by_address.get(&(remote, client)) == Some(&handle) {
                 self.by_address.remove(&(remote, client));
