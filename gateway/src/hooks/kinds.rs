@@ -1,7 +1,6 @@
 //! The hooks of a server, each with its contract.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -9,11 +8,12 @@ use tessera_proto::Secret;
 use zeroize::Zeroizing;
 
 use super::env::printable;
+use super::runner::JobFile;
 use super::{Answer, Env, HookDir, HookHandle};
 use crate::config::{AuthHook, CredentialsVia, HookCommand};
 
 /// Largest file that `client-connect` may write.
-const MAX_CONNECT_FILE: u64 = 64 * 1024;
+const MAX_CONNECT_FILE: usize = 64 * 1024;
 
 /// Runs hooks for one shard: the queue, and where files go.
 #[derive(Debug, Clone)]
@@ -41,15 +41,20 @@ pub struct Assigned {
 }
 
 impl Env {
-    /// Outer address: `untrusted_*` or `trusted_*`.
+    /// Outer address: `untrusted_*`, and `trusted_*` too once the client has logged in.
     pub fn set_peer(&mut self, peer: Peer) -> &mut Self {
-        let (prefix, address) = match peer {
-            Peer::Untrusted(address) => ("untrusted", address),
-            Peer::Trusted(address) => ("trusted", address),
+        let (prefixes, address): (&[&str], _) = match peer {
+            Peer::Untrusted(address) => (&["untrusted"], address),
+            // OpenVPN leaves the variables of the handshake in place.
+            Peer::Trusted(address) => (&["untrusted", "trusted"], address),
         };
-        let suffix = if address.is_ipv4() { "ip" } else { "ip6" };
-        self.set(&format!("{prefix}_{suffix}"), address.ip().to_string());
-        self.set(&format!("{prefix}_port"), address.port().to_string())
+        let ip = address.ip().to_canonical();
+        let suffix = if ip.is_ipv4() { "ip" } else { "ip6" };
+        for prefix in prefixes {
+            self.set(&format!("{prefix}_{suffix}"), ip.to_string());
+            self.set(&format!("{prefix}_port"), address.port().to_string());
+        }
+        self
     }
 
     /// Inner addresses: `ifconfig_pool_*`.
@@ -91,56 +96,58 @@ impl Hook {
         let name = printable(username);
         env.set("script_type", "user-pass-verify")
             .set("username", name.clone());
-        let (mut files, mut argv) = (Vec::new(), words(&hook.command));
+        let mut file = None;
         match hook.via {
             CredentialsVia::Env => {
                 env.set("password", password.expose().clone());
             }
             CredentialsVia::File => {
                 let lines = Zeroizing::new(format!("{name}\n{}\n", printable(password.expose())));
-                match self.dir.file("credentials", lines.as_bytes()) {
-                    Ok(file) => {
-                        argv.push(file.path().into());
-                        files.push(file);
-                    }
-                    Err(error) => return no_file("auth-user-pass-verify", &error),
-                }
+                file = Some(JobFile {
+                    name: "credentials",
+                    content: Zeroizing::new(lines.as_bytes().to_vec()),
+                    last_argument: true,
+                    ..self.empty_file()
+                });
             }
         }
-        match self.handle.run("auth-user-pass-verify", argv, env, files).await {
-            Ok((outcome, _)) => outcome.answer(),
-            Err(full) => no_queue("auth-user-pass-verify", full),
-        }
+        self.answer("auth-user-pass-verify", words(&hook.command), env, file)
+            .await
     }
 
     /// `client-connect`: what it wrote into the file that is its last argument. `Err` is any other answer than yes.
     ///
     /// # Errors
     /// The answer, and nothing of the file.
-    pub async fn client_connect(&self, command: &HookCommand, mut env: Env) -> Result<Vec<u8>, Answer> {
+    pub async fn client_connect(
+        &self,
+        command: &HookCommand,
+        mut env: Env,
+    ) -> Result<Zeroizing<Vec<u8>>, Answer> {
         let kind = "client-connect";
-        let file = self
-            .dir
-            .file("connect", b"")
-            .map_err(|error| no_file(kind, &error))?;
         env.set("script_type", kind);
-        env.set("client_connect_config_file", file.path().display().to_string());
-        let mut argv = words(command);
-        argv.push(file.path().into());
-        let (outcome, files) = self
+        let file = JobFile {
+            name: "connect",
+            last_argument: true,
+            variable: Some("client_connect_config_file"),
+            read_back: Some(MAX_CONNECT_FILE),
+            ..self.empty_file()
+        };
+        let ran = self
             .handle
-            .run(kind, argv, env, vec![file])
+            .run(kind, words(command), env, Some(file))
             .await
             .map_err(|full| no_queue(kind, full))?;
-        match outcome.answer() {
-            Answer::Allow => {}
-            other => return Err(other),
+        match (ran.outcome.answer(), ran.written) {
+            (Answer::Allow, Some(Ok(content))) => Ok(content),
+            (Answer::Allow, fault) => {
+                if let Some(Err(error)) = fault {
+                    tracing::warn!(hook = kind, "what it wrote cannot be used: {error}");
+                }
+                Err(Answer::Deny)
+            }
+            (other, _) => Err(other),
         }
-        let content = files.first().map(|file| file.read(MAX_CONNECT_FILE));
-        content.unwrap_or_else(|| Ok(Vec::new())).map_err(|error| {
-            tracing::warn!(hook = kind, "what it wrote cannot be used: {error}");
-            Answer::Deny
-        })
     }
 
     /// `client-disconnect`; its answer changes nothing.
@@ -148,7 +155,7 @@ impl Hook {
         env.set("script_type", "client-disconnect");
         if let Err(full) = self
             .handle
-            .run("client-disconnect", words(command), env, Vec::new())
+            .run("client-disconnect", words(command), env, None)
             .await
         {
             no_queue("client-disconnect", full);
@@ -168,10 +175,7 @@ impl Hook {
         let mut argv = words(command);
         argv.extend([operation.into(), address.into()]);
         argv.extend(name.map(|name| OsString::from(printable(name))));
-        match self.handle.run("learn-address", argv, env, Vec::new()).await {
-            Ok((outcome, _)) => outcome.answer(),
-            Err(full) => no_queue("learn-address", full),
-        }
+        self.answer("learn-address", argv, env, None).await
     }
 
     /// `tls-verify DEPTH SUBJECT`, once for each certificate of the chain.
@@ -183,15 +187,14 @@ impl Hook {
         subject: &str,
     ) -> Answer {
         env.set("script_type", "tls-verify");
-        let mut argv = words(command);
-        argv.extend([
-            OsString::from(depth.to_string()),
-            OsString::from(printable(subject)),
-        ]);
-        match self.handle.run("tls-verify", argv, env, Vec::new()).await {
-            Ok((outcome, _)) => outcome.answer(),
-            Err(full) => no_queue("tls-verify", full),
+        let mut subject = printable(subject);
+        if subject.starts_with('-') {
+            // As with OpenVPN: a subject must not be taken for an option.
+            subject.replace_range(..1, "_");
         }
+        let mut argv = words(command);
+        argv.extend([depth.to_string().into(), subject.into()]);
+        self.answer("tls-verify", argv, env, None).await
     }
 
     /// `tls-crypt-v2-verify`: the metadata in a file.
@@ -203,27 +206,44 @@ impl Hook {
         metadata: &[u8],
     ) -> Answer {
         let kind = "tls-crypt-v2-verify";
-        let file = match self.dir.file("metadata", metadata) {
-            Ok(file) => file,
-            Err(error) => return no_file(kind, &error),
-        };
         env.set("script_type", kind)
             .set("metadata_type", metadata_type.to_string());
-        env.set("metadata_file", file.path().display().to_string());
-        match self.handle.run(kind, words(command), env, vec![file]).await {
-            Ok((outcome, _)) => outcome.answer(),
+        let file = JobFile {
+            name: "metadata",
+            content: Zeroizing::new(metadata.to_vec()),
+            variable: Some("metadata_file"),
+            ..self.empty_file()
+        };
+        self.answer(kind, words(command), env, Some(file)).await
+    }
+
+    async fn answer(
+        &self,
+        kind: &'static str,
+        argv: Vec<OsString>,
+        env: Env,
+        file: Option<JobFile>,
+    ) -> Answer {
+        match self.handle.run(kind, argv, env, file).await {
+            Ok(ran) => ran.outcome.answer(),
             Err(full) => no_queue(kind, full),
+        }
+    }
+
+    fn empty_file(&self) -> JobFile {
+        JobFile {
+            dir: Arc::clone(&self.dir),
+            name: "",
+            content: Zeroizing::default(),
+            last_argument: false,
+            variable: None,
+            read_back: None,
         }
     }
 }
 
 fn words(command: &HookCommand) -> Vec<OsString> {
     command.argv.iter().map(OsString::from).collect()
-}
-
-fn no_file(kind: &'static str, error: &io::Error) -> Answer {
-    tracing::warn!(hook = kind, "no file for the hook: {error}");
-    Answer::NoAnswer
 }
 
 fn no_queue(kind: &'static str, full: super::QueueFull) -> Answer {
