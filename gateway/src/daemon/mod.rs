@@ -157,7 +157,7 @@ impl Running {
             StartError::io(&format!("tmp-dir {}", config.hooks.tmp_dir.display()), &error)
         })?;
         let (handle, hooks) = HookRunner::start(limits).map_err(|error| StartError::io("hooks", &error))?;
-        let hook = Hook::new(handle, dir, config.tessera.hook_timeout);
+        let hook = Hook::new(handle, dir);
         let random = SystemRandom::new();
         let tokens = TokenCache::new(TokenLimits::default(), &random)
             .map_err(|_| StartError::config("the system gives no randomness"))?;

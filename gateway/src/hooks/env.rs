@@ -48,26 +48,25 @@ impl Env {
         self
     }
 
-    /// Adds what a client says about itself: only `IV_…` and `UV_…` with capitals, digits and underscores, so that no name
-    /// can meet one of ours or one that a shell or a loader obeys.
+    /// Adds what a client says about itself: only `IV_…` and `UV_…` with letters, digits and underscores, so that no name
+    /// can meet one of ours or one that a shell or a loader obeys. What is set already stays. As with OpenVPN a space, `$`,
+    /// `(` or backtick in a value becomes `_`.
     pub fn set_peer_info(&mut self, info: &PeerInfo) -> &mut Self {
         let allowed = |key: &str| {
             let rest = key.strip_prefix("IV_").or_else(|| key.strip_prefix("UV_"));
             rest.is_some_and(|rest| {
                 !rest.is_empty()
                     && rest.len() <= 64
-                    && rest
-                        .bytes()
-                        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+                    && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
             })
         };
         let fits = |value: &str| value.len() <= MAX_PEER_VALUE && !value.chars().any(char::is_control);
-        for (key, value) in info
-            .iter()
-            .filter(|(k, v)| allowed(k) && fits(v))
-            .take(MAX_PEER_KEYS)
-        {
-            self.set(key, value);
+        let mut room = MAX_PEER_KEYS;
+        for (key, value) in info.iter().filter(|(k, v)| allowed(k) && fits(v)) {
+            if room > 0 && !self.vars.contains_key(key) {
+                self.set(key, value.replace([' ', '$', '(', '`'], "_"));
+                room -= 1;
+            }
         }
         self
     }
@@ -115,11 +114,20 @@ mod tests {
         );
         assert_eq!(
             env.value("UV_OK"),
-            Some("a b;$(id)"),
-            "hostile text stays text: no shell reads it"
+            Some("a_b;__id)"),
+            "as OpenVPN 2.6 was seen to hand it on"
         );
         assert_eq!(env.value("username"), Some("alice"));
         assert_eq!(env.value("PATH"), Some(PATH));
+    }
+
+    #[test]
+    fn what_the_operator_set_stays() {
+        let mut env = Env::default();
+        env.set("UV_ZONE", "blue");
+        env.set_peer_info(&PeerInfo::parse("UV_ZONE=red\nUV_NEW=1\nUV_NEW=2\n"));
+        assert_eq!(env.value("UV_ZONE"), Some("blue"));
+        assert_eq!(env.value("UV_NEW"), Some("1"));
     }
 
     #[test]

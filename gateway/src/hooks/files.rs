@@ -2,19 +2,26 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Directories of ours start like this; those of dead processes are swept.
-const PREFIX: &str = "tesserad-hooks-";
+use nix::fcntl::{Flock, FlockArg};
+use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
 
-/// A private directory for hook files; removed when dropped.
+/// Directories of ours start like this; those that nobody has locked any more are swept.
+const PREFIX: &str = "tesserad-hooks-";
+/// A new directory is lost only if another gateway's sweep comes in between; more often than this means something else.
+const TRIES: usize = 8;
+
+/// A private directory for hook files; locked while it is in use, removed when dropped.
 #[derive(Debug)]
 pub struct HookDir {
     path: PathBuf,
     next: AtomicU64,
+    _lock: Flock<File>,
 }
 
 impl HookDir {
@@ -24,14 +31,21 @@ impl HookDir {
     /// When it cannot be made.
     pub fn create(parent: &Path) -> io::Result<Arc<Self>> {
         sweep(parent);
-        let path = parent.join(format!("{PREFIX}{}", std::process::id()));
-        // A leftover of an earlier process with our id is not ours to trust.
-        let _ = std::fs::remove_dir_all(&path);
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Arc::new(Self {
-            path,
-            next: AtomicU64::new(0),
-        }))
+        for _ in 0..TRIES {
+            // Process ids repeat, in containers even at once: the name is random, and the lock tells who is alive.
+            let path = parent.join(format!("{PREFIX}{}", random_name()?));
+            DirBuilder::new().mode(0o700).create(&path)?;
+            if let Some(lock) = lock(&path)
+                && path.exists()
+            {
+                return Ok(Arc::new(Self {
+                    path,
+                    next: AtomicU64::new(0),
+                    _lock: lock,
+                }));
+            }
+        }
+        Err(io::Error::other("each new directory was taken away at once"))
     }
 
     /// Where it is.
@@ -86,7 +100,7 @@ impl HookFile {
     ///
     /// # Errors
     /// When it cannot be read, is no regular file any more, or is larger.
-    pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
+    pub fn read(&self, limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
         // A hook may have put a link in its place: follow nothing, and never wait on a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file: File = OpenOptions::new()
@@ -96,9 +110,10 @@ impl HookFile {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let mut content = Vec::new();
-        file.take(limit + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > limit {
+        // All room at once: growing would leave copies of a token behind.
+        let mut content = Zeroizing::new(Vec::with_capacity(limit + 1));
+        file.take(limit as u64 + 1).read_to_end(&mut content)?;
+        if content.len() > limit {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 format!("more than {limit} bytes"),
@@ -114,23 +129,39 @@ impl Drop for HookFile {
     }
 }
 
-/// Removes directories whose process is gone.
+/// Removes directories of ours that no living process has locked.
 fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX))
-            .and_then(|pid| pid.parse::<u32>().ok());
-        if let Some(pid) = pid
-            && !Path::new(&format!("/proc/{pid}")).exists()
-        {
-            let _ = std::fs::remove_dir_all(entry.path());
+        let path = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && std::fs::symlink_metadata(&path)
+                .is_ok_and(|meta| meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw());
+        if ours && let Some(_lock) = lock(&path) {
+            let _ = std::fs::remove_dir_all(&path);
         }
     }
+}
+
+/// The lock of a directory; `None` if another has it, or the directory is gone.
+fn lock(path: &Path) -> Option<Flock<File>> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let directory = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .ok()?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok()
+}
+
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| io::Error::other("the system has no random numbers"))?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }
 
 #[cfg(test)]
@@ -143,17 +174,30 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let stale = parent.path().join(format!("{PREFIX}4194305"));
         std::fs::create_dir(&stale).unwrap();
+        std::fs::write(stale.join("credentials-0"), "x").unwrap();
+        let (other, linked) = (parent.path().join("other"), parent.path().join("linked"));
+        std::fs::create_dir(&other).unwrap();
+        std::fs::create_dir(&linked).unwrap();
+        std::os::unix::fs::symlink(&linked, parent.path().join(format!("{PREFIX}link"))).unwrap();
+        let living = HookDir::create(parent.path()).unwrap();
         let dir = HookDir::create(parent.path()).unwrap();
         assert!(!stale.exists(), "swept");
+        assert!(
+            living.path().exists() && other.exists() && linked.exists(),
+            "left alone"
+        );
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let file = dir.file("connect", b"push").unwrap();
         assert_eq!((mode(dir.path()), mode(file.path())), (0o700, 0o600));
-        assert_eq!(file.read(4).unwrap(), b"push");
+        assert_eq!(*file.read(4).unwrap(), *b"push");
         assert_eq!(file.read(3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         let path = file.path().to_owned();
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert!(file.read(1 << 20).is_err(), "links are not followed");
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(file.read(10).is_err(), "pipes are not waited for");
         drop(file);
         assert!(!path.exists());
         let root = dir.path().to_owned();

@@ -1,33 +1,25 @@
 //! The hooks of a server, each with its contract.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tessera_proto::Secret;
 use zeroize::Zeroizing;
 
 use super::env::printable;
-use super::{Answer, Env, HookDir, HookFile, HookHandle};
+use super::runner::JobFile;
+use super::{Answer, Env, HookDir, HookHandle};
 use crate::config::{AuthHook, CredentialsVia, HookCommand};
 
 /// Largest file that `client-connect` may write.
-const MAX_CONNECT_FILE: u64 = 64 * 1024;
-
-/// Largest file with a deferred answer: one digit and a line end.
-const DEFERRED_FILE: u64 = 16;
-/// How often it is looked at.
-const DEFERRED_POLL: Duration = Duration::from_millis(200);
+const MAX_CONNECT_FILE: usize = 64 * 1024;
 
 /// Runs hooks for one shard: the queue, and where files go.
 #[derive(Debug, Clone)]
 pub struct Hook {
     handle: HookHandle,
     dir: Arc<HookDir>,
-    /// How long a deferred answer may take.
-    deferral: Duration,
 }
 
 /// A client's outer address, for the environment.
@@ -49,15 +41,20 @@ pub struct Assigned {
 }
 
 impl Env {
-    /// Outer address: `untrusted_*` or `trusted_*`.
+    /// Outer address: `untrusted_*`, and `trusted_*` too once the client has logged in.
     pub fn set_peer(&mut self, peer: Peer) -> &mut Self {
-        let (prefix, address) = match peer {
-            Peer::Untrusted(address) => ("untrusted", address),
-            Peer::Trusted(address) => ("trusted", address),
+        let (prefixes, address): (&[&str], _) = match peer {
+            Peer::Untrusted(address) => (&["untrusted"], address),
+            // OpenVPN leaves the variables of the handshake in place.
+            Peer::Trusted(address) => (&["untrusted", "trusted"], address),
         };
-        let suffix = if address.is_ipv4() { "ip" } else { "ip6" };
-        self.set(&format!("{prefix}_{suffix}"), address.ip().to_string());
-        self.set(&format!("{prefix}_port"), address.port().to_string())
+        let ip = address.ip().to_canonical();
+        let suffix = if ip.is_ipv4() { "ip" } else { "ip6" };
+        for prefix in prefixes {
+            self.set(&format!("{prefix}_{suffix}"), ip.to_string());
+            self.set(&format!("{prefix}_port"), address.port().to_string());
+        }
+        self
     }
 
     /// Inner addresses: `ifconfig_pool_*`.
@@ -82,14 +79,10 @@ impl Env {
 }
 
 impl Hook {
-    /// Hooks that queue at `handle`, keep files in `dir`, and may put an answer off for `deferral`.
+    /// Hooks that queue at `handle` and keep files in `dir`.
     #[must_use]
-    pub const fn new(handle: HookHandle, dir: Arc<HookDir>, deferral: Duration) -> Self {
-        Self {
-            handle,
-            dir,
-            deferral,
-        }
+    pub const fn new(handle: HookHandle, dir: Arc<HookDir>) -> Self {
+        Self { handle, dir }
     }
 
     /// `auth-user-pass-verify`: user name and password by environment, or by a file of two lines.
@@ -103,26 +96,23 @@ impl Hook {
         let name = printable(username);
         env.set("script_type", "user-pass-verify")
             .set("username", name.clone());
-        let (mut files, mut argv) = (Vec::new(), words(&hook.command));
+        let mut file = None;
         match hook.via {
             CredentialsVia::Env => {
                 env.set("password", password.expose().clone());
             }
             CredentialsVia::File => {
                 let lines = Zeroizing::new(format!("{name}\n{}\n", printable(password.expose())));
-                match self.dir.file("credentials", lines.as_bytes()) {
-                    Ok(file) => {
-                        argv.push(file.path().into());
-                        files.push(file);
-                    }
-                    Err(error) => return no_file("auth-user-pass-verify", &error),
-                }
+                file = Some(JobFile {
+                    name: "credentials",
+                    content: Zeroizing::new(lines.as_bytes().to_vec()),
+                    last_argument: true,
+                    ..self.empty_file()
+                });
             }
         }
-        match self.handle.run("auth-user-pass-verify", argv, env, files).await {
-            Ok((outcome, _)) => outcome.answer(),
-            Err(full) => no_queue("auth-user-pass-verify", full),
-        }
+        self.answer("auth-user-pass-verify", words(&hook.command), env, file)
+            .await
     }
 
     /// `client-connect`: what it wrote into the file that is its last argument. `Err` is any other answer than yes.
@@ -132,54 +122,36 @@ impl Hook {
     ///
     /// # Errors
     /// The answer, and nothing of the file.
-    pub async fn client_connect(&self, command: &HookCommand, mut env: Env) -> Result<Vec<u8>, Answer> {
+    pub async fn client_connect(
+        &self,
+        command: &HookCommand,
+        mut env: Env,
+    ) -> Result<Zeroizing<Vec<u8>>, Answer> {
         let kind = "client-connect";
-        let file = self
-            .dir
-            .file("connect", b"")
-            .map_err(|error| no_file(kind, &error))?;
-        let deferred = self
-            .dir
-            .file("deferred", b"")
-            .map_err(|error| no_file(kind, &error))?;
         env.set("script_type", kind);
-        env.set("client_connect_config_file", file.path().display().to_string());
-        env.set(
-            "client_connect_deferred_file",
-            deferred.path().display().to_string(),
-        );
-        let mut argv = words(command);
-        argv.push(file.path().into());
-        let ran = self.handle.run(kind, argv, env, vec![file, deferred]).await;
-        let (outcome, files) = ran.map_err(|full| no_queue(kind, full))?;
-        match outcome.answer() {
-            Answer::Allow => {}
-            other => return Err(other),
-        }
-        let [file, deferred] = files.as_slice() else {
-            return Err(Answer::NoAnswer);
+        let file = JobFile {
+            name: "connect",
+            last_argument: true,
+            variable: Some("client_connect_config_file"),
+            read_back: Some(MAX_CONNECT_FILE),
+            deferral: Some("client_connect_deferred_file"),
+            ..self.empty_file()
         };
-        self.deferred_answer(deferred).await?;
-        file.read(MAX_CONNECT_FILE).map_err(|error| {
-            tracing::warn!(hook = kind, "what it wrote cannot be used: {error}");
-            Answer::Deny
-        })
-    }
-
-    /// Waits while the file says `2`; an empty one says yes.
-    async fn deferred_answer(&self, file: &HookFile) -> Result<(), Answer> {
-        let wait = async {
-            loop {
-                match file.read(DEFERRED_FILE).unwrap_or_default().first() {
-                    None | Some(b'1') => return Ok(()),
-                    Some(b'2') => tokio::time::sleep(DEFERRED_POLL).await,
-                    Some(_) => return Err(Answer::Deny),
-                }
-            }
-        };
-        tokio::time::timeout(self.deferral, wait)
+        let ran = self
+            .handle
+            .run(kind, words(command), env, Some(file))
             .await
-            .unwrap_or(Err(Answer::NoAnswer))
+            .map_err(|full| no_queue(kind, full))?;
+        match (ran.outcome.answer(), ran.written) {
+            (Answer::Allow, Some(Ok(content))) => Ok(content),
+            (Answer::Allow, fault) => {
+                if let Some(Err(error)) = fault {
+                    tracing::warn!(hook = kind, "what it wrote cannot be used: {error}");
+                }
+                Err(Answer::Deny)
+            }
+            (other, _) => Err(other),
+        }
     }
 
     /// `client-disconnect`; its answer changes nothing.
@@ -187,7 +159,7 @@ impl Hook {
         env.set("script_type", "client-disconnect");
         if let Err(full) = self
             .handle
-            .run("client-disconnect", words(command), env, Vec::new())
+            .run("client-disconnect", words(command), env, None)
             .await
         {
             no_queue("client-disconnect", full);
@@ -207,10 +179,7 @@ impl Hook {
         let mut argv = words(command);
         argv.extend([operation.into(), address.into()]);
         argv.extend(name.map(|name| OsString::from(printable(name))));
-        match self.handle.run("learn-address", argv, env, Vec::new()).await {
-            Ok((outcome, _)) => outcome.answer(),
-            Err(full) => no_queue("learn-address", full),
-        }
+        self.answer("learn-address", argv, env, None).await
     }
 
     /// `tls-verify DEPTH SUBJECT`, once for each certificate of the chain.
@@ -222,15 +191,14 @@ impl Hook {
         subject: &str,
     ) -> Answer {
         env.set("script_type", "tls-verify");
-        let mut argv = words(command);
-        argv.extend([
-            OsString::from(depth.to_string()),
-            OsString::from(printable(subject)),
-        ]);
-        match self.handle.run("tls-verify", argv, env, Vec::new()).await {
-            Ok((outcome, _)) => outcome.answer(),
-            Err(full) => no_queue("tls-verify", full),
+        let mut subject = printable(subject);
+        if subject.starts_with('-') {
+            // As with OpenVPN: a subject must not be taken for an option.
+            subject.replace_range(..1, "_");
         }
+        let mut argv = words(command);
+        argv.extend([depth.to_string().into(), subject.into()]);
+        self.answer("tls-verify", argv, env, None).await
     }
 
     /// `tls-crypt-v2-verify`: the metadata in a file.
@@ -242,27 +210,45 @@ impl Hook {
         metadata: &[u8],
     ) -> Answer {
         let kind = "tls-crypt-v2-verify";
-        let file = match self.dir.file("metadata", metadata) {
-            Ok(file) => file,
-            Err(error) => return no_file(kind, &error),
-        };
         env.set("script_type", kind)
             .set("metadata_type", metadata_type.to_string());
-        env.set("metadata_file", file.path().display().to_string());
-        match self.handle.run(kind, words(command), env, vec![file]).await {
-            Ok((outcome, _)) => outcome.answer(),
+        let file = JobFile {
+            name: "metadata",
+            content: Zeroizing::new(metadata.to_vec()),
+            variable: Some("metadata_file"),
+            ..self.empty_file()
+        };
+        self.answer(kind, words(command), env, Some(file)).await
+    }
+
+    async fn answer(
+        &self,
+        kind: &'static str,
+        argv: Vec<OsString>,
+        env: Env,
+        file: Option<JobFile>,
+    ) -> Answer {
+        match self.handle.run(kind, argv, env, file).await {
+            Ok(ran) => ran.outcome.answer(),
             Err(full) => no_queue(kind, full),
+        }
+    }
+
+    fn empty_file(&self) -> JobFile {
+        JobFile {
+            dir: Arc::clone(&self.dir),
+            name: "",
+            content: Zeroizing::default(),
+            last_argument: false,
+            variable: None,
+            read_back: None,
+            deferral: None,
         }
     }
 }
 
 fn words(command: &HookCommand) -> Vec<OsString> {
     command.argv.iter().map(OsString::from).collect()
-}
-
-fn no_file(kind: &'static str, error: &io::Error) -> Answer {
-    tracing::warn!(hook = kind, "no file for the hook: {error}");
-    Answer::NoAnswer
 }
 
 fn no_queue(kind: &'static str, full: super::QueueFull) -> Answer {

@@ -12,12 +12,14 @@ mod files;
 mod kinds;
 mod process;
 mod runner;
+#[cfg(test)]
+mod tests;
 
 pub use env::{Env, PATH};
 pub use files::{HookDir, HookFile};
 pub use kinds::{Assigned, Hook, Peer};
 pub use process::Outcome;
-pub use runner::{HookHandle, HookLimits, HookRunner, HookStats, QueueFull};
+pub use runner::{HookHandle, HookLimits, HookRunner, HookStats, KindStats, QueueFull};
 
 /// What an outcome means for a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Finds a client's file in `client-config-dir`.
 
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Largest ccd file.
@@ -23,8 +24,14 @@ pub fn find(directory: &Path, common_name: &str, exclusive: bool) -> io::Result<
     let own = file_name(common_name).map(|name| directory.join(name));
     let default = (!exclusive).then(|| directory.join("DEFAULT"));
     for path in [own, default].into_iter().flatten() {
-        match std::fs::File::open(&path) {
+        // O_NONBLOCK: a pipe in the directory must not hold up the caller.
+        let mut options = std::fs::OpenOptions::new();
+        match options.read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
             Ok(file) => {
+                if !file.metadata()?.is_file() {
+                    let text = format!("{} is no plain file", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+                }
                 let mut content = Vec::new();
                 file.take(MAX_FILE + 1).read_to_end(&mut content)?;
                 if content.len() as u64 > MAX_FILE {
@@ -74,5 +81,7 @@ mod tests {
         }
         std::fs::write(ccd.join("big"), vec![b'#'; 70_000]).unwrap();
         assert!(find(&ccd, "big", true).is_err());
+        nix::unistd::mkfifo(&ccd.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(find(&ccd, "pipe", true).is_err());
     }
 }

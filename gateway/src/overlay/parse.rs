@@ -2,40 +2,91 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use tessera_proto::{Cipher, Secret};
 
 use super::{Overlay, PushEdit};
-use crate::config::{Diagnostic, Directive, lex};
+use crate::config::{Directive, Place, lex};
 use crate::routes::Prefix;
 
 /// Most directives of one client.
 const MAX_DIRECTIVES: usize = 1000;
 /// Longest token that clients keep.
 const MAX_TOKEN: usize = 127;
+/// Longest pushed option: the parts of a push reply have 940 bytes for options, and an option is never split.
+const MAX_PUSH: usize = 900;
+/// The option that pushes a token.
+const TOKEN: &str = "auth-token";
+
+/// Most findings about one text: a binary file should not print a book.
+const MAX_FINDINGS: usize = 20;
 
 /// Reads a ccd file or what `client-connect` wrote. The second value is what was left out, and why.
+///
+/// Each line stands for itself, as with OpenVPN: an unreadable one must not take a `disable` with it. Two things are faults
+/// that refuse the client, because leaving them out would change what it is: more directives than are read, and an
+/// unreadable line about a token.
 #[must_use]
 pub fn parse(source: &str, text: &[u8]) -> (Overlay, Vec<String>) {
     let mut overlay = Overlay::default();
-    let directives = match lex(source, text) {
-        Ok(directives) => directives,
-        Err(problems) => return (overlay, problems.iter().map(Diagnostic::to_string).collect()),
-    };
     let mut left_out = Vec::new();
-    if directives.len() > MAX_DIRECTIVES {
-        left_out.push(format!(
-            "{source}: only the first {MAX_DIRECTIVES} directives are used"
-        ));
-    }
-    for directive in directives.iter().take(MAX_DIRECTIVES) {
-        if let Err(why) = overlay.take(directive) {
-            left_out.push(format!("{}: {}: {why}", directive.place, directive.name));
+    let mut directives = 0;
+    let name: Arc<str> = source.into();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    for (line, number) in text.split(|byte| *byte == b'\n').zip(1_u32..) {
+        let found = match lex(source, line) {
+            Ok(found) => found,
+            Err(problems) => {
+                left_out.extend(problems.into_iter().map(|mut problem| {
+                    problem.place = on_line(&name, number, &problem.place);
+                    problem.to_string()
+                }));
+                let about_token = line.windows(TOKEN.len()).any(|word| word == TOKEN.as_bytes());
+                if about_token && !line.trim_ascii_start().starts_with(b"#") {
+                    overlay.fault = Some(format!(
+                        "{source}:{number}: a line about an {TOKEN} is unreadable"
+                    ));
+                }
+                continue;
+            }
+        };
+        for directive in &found {
+            directives += 1;
+            if let Err(why) = overlay.take(directive) {
+                let place = on_line(&name, number, &directive.place);
+                left_out.push(format!("{place}: {}: {why}", printable(&directive.name)));
+            }
+        }
+        if directives > MAX_DIRECTIVES {
+            overlay.fault = Some(format!("{source}: more than {MAX_DIRECTIVES} directives"));
+            break;
         }
     }
+    if left_out.len() > MAX_FINDINGS {
+        let more = left_out.len() - MAX_FINDINGS;
+        left_out.truncate(MAX_FINDINGS);
+        left_out.push(format!("{source}: {more} more faults"));
+    }
     (overlay, left_out)
+}
+
+/// The place in the whole text of what was found in one line of it.
+fn on_line(source: &Arc<str>, line: u32, place: &Place) -> Place {
+    match place {
+        Place::File { column, .. } => Place::file(source, line, *column),
+        other => other.clone(),
+    }
+}
+
+/// The beginning of a name that may be any rubbish.
+fn printable(name: &str) -> String {
+    name.chars()
+        .take(40)
+        .map(|c| if c.is_control() { '_' } else { c })
+        .collect()
 }
 
 type Taken = Result<(), &'static str>;
@@ -45,7 +96,7 @@ impl Overlay {
         let arg = |index: usize| directive.arg(index);
         let first = || arg(0).ok_or("an argument is missing");
         match directive.name.as_str() {
-            "push" => self.take_push(first()?)?,
+            "push" => self.take_push(first()?, directive.args.len())?,
             "push-reset" => self.push.push(PushEdit::Reset),
             "push-remove" => self.push.push(PushEdit::Remove(first()?.to_owned())),
             "iroute" => {
@@ -103,21 +154,37 @@ impl Overlay {
         Ok(())
     }
 
-    /// Tokens are lifted out of the push list: they are secrets, and must be usable.
-    fn take_push(&mut self, option: &str) -> Taken {
-        if let Some(token) = option.strip_prefix("auth-token ") {
-            let token = Secret::new(token.trim().to_owned());
-            match token_fault(token.expose()) {
+    /// Tokens are lifted out of the push list, however they are spaced: they are secrets, and must be usable.
+    fn take_push(&mut self, option: &str, args: usize) -> Taken {
+        let (word, rest) = option
+            .trim_start()
+            .split_once(char::is_whitespace)
+            .unwrap_or((option.trim(), ""));
+        if word == TOKEN {
+            let token = Secret::new(rest.trim().to_owned());
+            let fault = token_fault(token.expose());
+            match fault.or((args > 1).then_some("is not quoted as one argument")) {
                 None => self.token = Some(token),
                 Some(fault) => self.fault = Some(format!("the auth-token that was pushed {fault}")),
             }
             return Ok(());
         }
-        if let Some(user) = option.strip_prefix("auth-token-user ") {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(user.trim()).ok();
+        if args > 1 {
+            return Err("push takes one argument: quote the option");
+        }
+        if word == "auth-token-user" {
+            let user = rest.trim();
+            if user.len() > MAX_TOKEN {
+                return Err("the user name is longer than clients keep");
+            }
+            let decoded = base64::engine::general_purpose::STANDARD.decode(user).ok();
             let name = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
-            self.token_user = Some(name.ok_or("the user name is not base64 of UTF-8")?);
+            let name = name.filter(|name| !name.contains(char::is_control));
+            self.token_user = Some(name.ok_or("the user name is not base64 of printable UTF-8")?);
             return Ok(());
+        }
+        if option.len() > MAX_PUSH {
+            return Err("the option does not fit into a control message");
         }
         if option.contains(',') || option.chars().any(char::is_control) {
             return Err("an option with a comma or a control character cannot be pushed");
@@ -216,11 +283,71 @@ mod tests {
             let text = format!("push \"auth-token {}\"\n", bad.replace('\\', "\\\\"));
             let (overlay, _) = parse("script", text.as_bytes());
             let fault = overlay.fault.unwrap_or_default();
-            // An empty value is no token option at all: the option is pushed as it stands, and does nothing.
-            assert!(bad.is_empty() || !fault.is_empty(), "{bad:?}");
+            assert!(!fault.is_empty(), "{bad:?}");
             assert!(bad.len() < 3 || !fault.contains(bad));
             assert!(overlay.token.is_none());
         }
+    }
+
+    #[test]
+    fn an_unreadable_line_takes_no_other_with_it() {
+        let text = b"push a\nbad \"quote\npush b\npush c d\ndisable\n";
+        let (overlay, left_out) = parse("ccd/x", text);
+        assert_eq!(
+            overlay.push,
+            [PushEdit::Add("a".into()), PushEdit::Add("b".into())]
+        );
+        assert!(overlay.disable && overlay.fault.is_none());
+        assert_eq!(left_out.len(), 2);
+        assert!(
+            left_out[0].starts_with("ccd/x:2:5: error: the double quote"),
+            "{left_out:?}"
+        );
+        assert!(left_out[1].starts_with("ccd/x:4:1: push:"), "{left_out:?}");
+    }
+
+    #[test]
+    fn tokens_are_lifted_out_in_any_dress() {
+        for line in [
+            "push \"auth-token abc\"",
+            "push \" auth-token  abc \"",
+            "push \"auth-token\tabc\"",
+            "push 'auth-token abc'\r",
+        ] {
+            let (overlay, left_out) = parse("s", line.as_bytes());
+            assert_eq!(
+                overlay.token.map(|t| t.expose().clone()).as_deref(),
+                Some("abc"),
+                "{line:?}"
+            );
+            assert!(overlay.push.is_empty() && left_out.is_empty() && overlay.fault.is_none());
+        }
+        for line in [
+            "push auth-token hunter2",
+            "push \"auth-token hunter2",
+            "push \"auth-token\"",
+            "push \"auth-token hunter2\\x\"",
+        ] {
+            let (overlay, left_out) = parse("s", line.as_bytes());
+            assert!(overlay.token.is_none() && overlay.push.is_empty(), "{line:?}");
+            let told = format!("{overlay:?} {left_out:?}");
+            assert!(overlay.fault.is_some() && !told.contains("hunter2"), "{told}");
+        }
+        let user = format!("push \"auth-token-user {}\"", "QUFB".repeat(32));
+        assert!(parse("s", user.as_bytes()).0.token_user.is_none());
+    }
+
+    #[test]
+    fn too_much_is_a_fault_and_findings_are_bounded() {
+        let (overlay, _) = parse("s", "push x\n".repeat(1000).as_bytes());
+        assert!(overlay.fault.is_none() && overlay.push.len() == 1000);
+        assert!(parse("s", "push x\n".repeat(1001).as_bytes()).0.fault.is_some());
+        assert_eq!(
+            parse("s", "a 'b\n".repeat(5000).as_bytes()).1.len(),
+            MAX_FINDINGS + 1
+        );
+        let long = format!("push \"echo {}\"", "x".repeat(MAX_PUSH));
+        assert_eq!(parse("s", long.as_bytes()).1.len(), 1);
     }
 
     #[test]
@@ -229,7 +356,8 @@ mod tests {
             &b"push \"unterminated"[..],
             b"\0\0\0",
             &[0xff; 100],
-            b"<inline>\nx",
+            b"<inline>\nx\n</inline>",
+            &[b'x'; 20_000],
         ] {
             let (overlay, left_out) = parse("script", text);
             assert!(overlay.push.is_empty() && !left_out.is_empty());

@@ -23,28 +23,14 @@ pub fn apply(common: &[String], edits: &[PushEdit], iroutes: &[Prefix]) -> Vec<S
     for edit in edits {
         match edit {
             PushEdit::Add(option) => options.push(option.clone()),
-            // What makes the tunnel work at all stays.
-            PushEdit::Reset => options.retain(|option| is_structural(option)),
-            PushEdit::Remove(prefix) => options.retain(|option| !starts_with_words(option, prefix)),
+            // Everything, as OpenVPN 2.6 was seen to do: whoever resets pushes `topology` and the rest again.
+            PushEdit::Reset => options.clear(),
+            // Any beginning, not only whole words: `route` takes `route-gateway` along, as with OpenVPN.
+            PushEdit::Remove(prefix) => options.retain(|option| !option.starts_with(prefix.as_str())),
         }
     }
     options.retain(|option| !iroutes.iter().any(|own| is_route_to(option, *own)));
     options
-}
-
-/// Survives `push-reset`, as with OpenVPN.
-fn is_structural(option: &str) -> bool {
-    let word = option.split(' ').next().unwrap_or_default();
-    matches!(
-        word,
-        "topology" | "route-gateway" | "ping" | "ping-restart" | "tun-ipv6"
-    )
-}
-
-fn starts_with_words(option: &str, prefix: &str) -> bool {
-    option
-        .strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
 fn is_route_to(option: &str, own: Prefix) -> bool {
@@ -97,7 +83,24 @@ mod tests {
             ["topology subnet", "ping 10", "route 192.168.7.0 255.255.255.0"]
         );
         let edits = [PushEdit::Reset, PushEdit::Add("x".into())];
-        assert_eq!(apply(&common, &edits, &[]), ["topology subnet", "ping 10", "x"]);
-        assert_eq!(apply(&common, &[PushEdit::Remove("dhcp".into())], &[]), common);
+        assert_eq!(apply(&common, &edits, &[]), ["x"]);
+    }
+
+    #[test]
+    fn removal_is_by_beginning_as_stock_openvpn_does() {
+        let common = strings(&[
+            "route 10.99.0.0 255.255.0.0",
+            "route-ipv6 2001:db8::/32",
+            "dhcp-option DNS 1.1.1.1",
+            "dhcp-option WINS 1.1.1.2",
+            "xroute 1",
+            "route-gateway 10.8.0.1",
+        ]);
+        let without = |prefix: &str| apply(&common, &[PushEdit::Remove(prefix.into())], &[]);
+        assert_eq!(
+            without("route"),
+            ["dhcp-option DNS 1.1.1.1", "dhcp-option WINS 1.1.1.2", "xroute 1"]
+        );
+        assert_eq!(without("dhcp-option DNS 1.1").len(), 5);
     }
 }
