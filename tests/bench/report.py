@@ -68,7 +68,7 @@ def document(result):
     return "\n".join([
         table(result["runs"], result["summary"]),
         "",
-        f"{len(result['runs']) // 2} pairs in ABBA order, {result['seconds']} s a direction, one TCP stream, AES-256-GCM; "
+        f"{len(result['runs']) // 2} pairs in ABBA order, {result['seconds']} s a direction, one TCP stream ({result['congestion']}), AES-256-GCM; "
         f"1 GB = 10^9 bytes that iperf3 received. Load average during the runs {min(loads):.2f}–{max(loads):.2f}.",
         "",
         f"Machine: Linux {machine['kernel']}, {machine['cpu']}, {machine['cores']} cores; {machine['tessera']}; "
