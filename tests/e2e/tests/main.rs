@@ -12,5 +12,6 @@ mod mss;
 mod neighbours;
 mod protection;
 mod rejection;
+mod reply_address;
 mod token;
 mod transfer;

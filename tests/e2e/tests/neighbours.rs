@@ -9,17 +9,42 @@
 use tessera_e2e::Site;
 use tessera_e2e::harness::{Capture, Server, Version, ping, ping_fails};
 
-tessera_e2e::stock_clients!(client_to_client, spoofed_source);
+tessera_e2e::stock_clients!(client_to_client, no_client_to_client, spoofed_source);
+
+/// The kernel of the gateway forwards nothing from the tunnel back into it, so only `client-to-client` can.
+fn no_hairpin(site: &Site) {
+    for rule in [
+        "add table inet hairpin",
+        "add chain inet hairpin forward { type filter hook forward priority 0; }",
+        "add rule inet hairpin forward iifname tun0 oifname tun0 drop",
+    ] {
+        site.net.gateway.run(&["nft", rule]);
+    }
+}
 
 fn client_to_client(version: Version) {
     let site = Site::new(2);
     let _server = Server::start(&site.net, &site.server().line("client-to-client"));
+    no_hairpin(&site);
     let a = site.client(0, version).connect(&site.net, 0);
     let b = site.client(1, Version::V2_6).connect(&site.net, 1);
     ping(&site.net.clients[0], &b.address());
     ping(&site.net.clients[1], &a.address());
     ping(&site.net.clients[0], &b.address_v6());
     ping(&site.net.clients[1], &a.address_v6());
+}
+
+/// Without the directive it is the kernel's forwarding that decides.
+fn no_client_to_client(version: Version) {
+    let site = Site::new(2);
+    let _server = Server::start(&site.net, &site.server());
+    let a = site.client(0, version).connect(&site.net, 0);
+    let b = site.client(1, version).connect(&site.net, 1);
+    ping(&site.net.clients[0], &b.address());
+    no_hairpin(&site);
+    ping_fails(&site.net.clients[0], &b.address());
+    ping_fails(&site.net.clients[1], &a.address_v6());
+    ping(&site.net.clients[0], "192.168.77.2");
 }
 
 fn spoofed_source(version: Version) {

@@ -12,7 +12,14 @@ use tessera_e2e::harness::{ClientConfig, Identity, Pki, Server, ServerConfig, Ve
 
 const SOON: Duration = Duration::from_secs(20);
 
-tessera_e2e::stock_clients!(wrong_password, revoked, expired, other_authority, no_certificate);
+tessera_e2e::stock_clients!(
+    wrong_password,
+    revoked,
+    revoked_later,
+    expired,
+    other_authority,
+    no_certificate
+);
 
 fn wrong_password(version: Version) {
     let site = Site::new(1);
@@ -44,6 +51,29 @@ fn revoked(version: Version) {
         &site.server().line(format!("crl-verify {list}")),
         version,
         &bad,
+    );
+}
+
+/// A list that changes counts from the next handshake on, without a restart.
+fn revoked_later(version: Version) {
+    let site = Site::new(1);
+    let identity = site.identity(0);
+    let list = site.net.write("crl.pem", &site.pki.revocation_list(&[]));
+    let _server = Server::start(&site.net, &site.server().line(format!("crl-verify {list}")));
+    let config = site.client(0, version).identity(&site.net, &identity);
+    drop(config.connect(&site.net, 0));
+    // The time of change has a resolution of a second in some file systems.
+    pause(Duration::from_millis(1100));
+    site.net.write("crl.pem", &site.pki.revocation_list(&[&identity]));
+    let client = config.start(&site.net, 0);
+    pause(Duration::from_secs(5));
+    assert!(
+        client.process.logged(&["TLS: Initial packet from"]),
+        "the gateway does not answer at all"
+    );
+    assert!(
+        !client.process.logged(&["Initialization Sequence Completed"]),
+        "a revoked certificate was let in"
     );
 }
 

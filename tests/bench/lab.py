@@ -1,0 +1,184 @@
+"""The bench's little network, its PKI, and the processes in it.
+
+    client ns ──veth── gateway ns ──veth── LAN ns
+    192.0.2.2  192.0.2.1  198.51.100.1  198.51.100.2        tunnel: 10.8.0.0/24
+
+Everything is made for one run of the bench, carries the bench's process id in its name, and is removed with it.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+GATEWAY_CORE = 0
+OTHER_CORE = 1
+
+OUTER_GATEWAY, OUTER_CLIENT = "192.0.2.1", "192.0.2.2"
+LAN_GATEWAY, LAN_HOST = "198.51.100.1", "198.51.100.2"
+
+# One file serves both gateways; what only one of them knows is on its command line.
+SERVER_CONFIG = """\
+port 1194
+proto udp
+dev tun
+topology subnet
+server 10.8.0.0 255.255.255.0
+push "route 198.51.100.0 255.255.255.0"
+ca ca.crt
+cert server.crt
+key server.key
+dh none
+data-ciphers AES-256-GCM
+keepalive 10 60
+verb 3
+"""
+
+CLIENT_CONFIG = f"""\
+client
+dev tun
+proto udp
+remote {OUTER_GATEWAY} 1194
+nobind
+ca ca.crt
+cert client.crt
+key client.key
+remote-cert-tls server
+data-ciphers AES-256-GCM
+verb 3
+"""
+
+
+class BenchError(Exception):
+    """The bench cannot go on; the text says why."""
+
+
+def command(*argv, timeout=30, cwd=None):
+    """Runs a command to its end and returns its standard output; a failure is an error with what it printed."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
+    if done.returncode != 0:
+        raise BenchError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def make_pki(folder):
+    """A CA and two certificates, ECDSA P-256, good for a day."""
+
+    def issue(name, usage):
+        command("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}", cwd=folder)
+        extensions = folder / f"{name}.ext"
+        extensions.write_text("basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+                              f"extendedKeyUsage={usage}\n")
+        command("openssl", "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
+                "-CAcreateserial", "-days", "1", "-extfile", extensions.name, "-out", f"{name}.crt", cwd=folder)
+
+    command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-keyout", "ca.key", "-out", "ca.crt", "-days", "1", "-subj", "/CN=bench CA",
+            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+            cwd=folder)
+    issue("server", "serverAuth")
+    issue("client", "clientAuth")
+
+
+class Lab:
+    """Three namespaces and the processes started in them; `close` removes both."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        tag = f"tb{os.getpid()}"
+        self.client, self.gateway, self.lan = f"{tag}c", f"{tag}g", f"{tag}l"
+        self.made = []
+        self.running = []
+
+    def open(self):
+        make_pki(self.folder)
+        (self.folder / "server.conf").write_text(SERVER_CONFIG)
+        (self.folder / "client.conf").write_text(CLIENT_CONFIG)
+        for ns in (self.client, self.gateway, self.lan):
+            command("ip", "netns", "add", ns)
+            self.made.append(ns)
+            command("ip", "-n", ns, "link", "set", "lo", "up")
+        self.link("wan0", self.gateway, OUTER_GATEWAY, "wan0", self.client, OUTER_CLIENT)
+        self.link("lan0", self.gateway, LAN_GATEWAY, "lan0", self.lan, LAN_HOST)
+        command("ip", "-n", self.lan, "route", "add", "10.8.0.0/24", "via", LAN_GATEWAY)
+        self.inside(self.gateway, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.rps_off()
+
+    def link(self, name, ns, address, peer_name, peer_ns, peer_address):
+        command("ip", "link", "add", name, "netns", ns, "type", "veth", "peer", "name", peer_name, "netns", peer_ns)
+        for space, device, ip in ((ns, name, address), (peer_ns, peer_name, peer_address)):
+            command("ip", "-n", space, "addr", "add", f"{ip}/24", "dev", device)
+            command("ip", "-n", space, "link", "set", device, "up")
+
+    def rps_off(self):
+        """Receive packet steering off on every queue: in a virtual machine it charges an interrupt a packet."""
+        for ns in self.made:
+            self.inside(ns, "sh", "-c", "for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 0 > $q; done")
+
+    def inside(self, ns, *argv, timeout=30):
+        return command("ip", "netns", "exec", ns, *argv, timeout=timeout)
+
+    def start(self, ns, core, log, *argv):
+        """Starts a process in a namespace, pinned to a core. Both wrappers replace themselves: its pid is the program's."""
+        with open(self.folder / log, "wb") as out:
+            process = subprocess.Popen(["taskset", "-c", str(core), "ip", "netns", "exec", ns, *argv],
+                                       cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                       start_new_session=True)
+        process.log = self.folder / log
+        self.running.append(process)
+        return process
+
+    def stop(self, process):
+        """Ends a process that `start` started, kindly and then not."""
+        self.running.remove(process)
+        for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+            if process.poll() is None:
+                process.send_signal(number)
+            try:
+                process.wait(patience)
+                return
+            except subprocess.TimeoutExpired:
+                pass
+
+    def await_that(self, what, process, test, patience=15):
+        """Waits until `test` gives something true, and returns it; ends at once when the process has died."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            answer = test()
+            if answer:
+                return answer
+            if process.poll() is not None:
+                raise BenchError(f"{what}: process ended with {process.returncode}\n{process.log.read_text()}")
+            time.sleep(0.1)
+        raise BenchError(f"{what}: not within {patience} s\n{process.log.read_text()}")
+
+    def start_sink(self):
+        """The iperf3 server on the LAN host."""
+        sink = self.start(self.lan, OTHER_CORE, "iperf3-server.log", "iperf3", "-s")
+        self.await_that("iperf3 server", sink, lambda: self.inside(self.lan, "ss", "-Hltn", "sport = :5201"))
+        return sink
+
+    def connect(self, argv):
+        """Starts a gateway and the client, and returns both when the client reaches the LAN host through the tunnel."""
+        server = self.start(self.gateway, GATEWAY_CORE, "server.log", *argv)
+        self.await_that("gateway", server, lambda: self.inside(self.gateway, "ss", "-Hlun", "sport = :1194"))
+        client = self.start(self.client, OTHER_CORE, "client.log",
+                            "openvpn", "--config", "client.conf", "--disable-dco")
+        self.await_that("tunnel", client, lambda: "Initialization Sequence Completed" in client.log.read_text())
+        said = client.log.read_text()
+        cipher = re.search(r"Data Channel: cipher '([^']+)'", said)
+        if cipher is None or cipher[1] != "AES-256-GCM":
+            raise BenchError(f"the data channel is not AES-256-GCM:\n{said}")
+        self.inside(self.client, "ping", "-c", "2", "-i", "0.2", "-W", "2", LAN_HOST)
+        self.rps_off()
+        return server, client
+
+    def close(self):
+        for process in reversed(list(self.running)):
+            self.stop(process)
+        for ns in self.made:
+            subprocess.run(["ip", "netns", "del", ns], check=False)
+        self.made = []
