@@ -110,7 +110,7 @@ mod tests {
         env.set_peer_info(&PeerInfo::parse(text));
         assert_eq!(
             env.names().collect::<Vec<_>>(),
-            ["IV_VER", "PATH", "UV_OK", "username"]
+            ["IV_VER", "PATH", "UV_OK", "UV_lower", "username"]
         );
         assert_eq!(
             env.value("UV_OK"),

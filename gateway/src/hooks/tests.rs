@@ -281,6 +281,34 @@ async fn what_client_connect_may_write() {
 }
 
 #[tokio::test]
+async fn client_connect_may_put_its_answer_off() {
+    let bench = Bench::new(LIMIT, 4);
+    let defer = |later: &str| {
+        format!(
+            "echo 2 > \"$client_connect_deferred_file\"\n(sleep 0.4; echo 'push x' > \"$1\"; {later}) > /dev/null 2>&1 &\nexit 0"
+        )
+    };
+    let yes = bench
+        .connect(&defer("echo 1 > \"$client_connect_deferred_file\""))
+        .await;
+    assert_eq!(
+        yes.unwrap(),
+        b"push x\n",
+        "what was written in the meantime counts"
+    );
+    let no = bench
+        .connect(&defer("echo 0 > \"$client_connect_deferred_file\""))
+        .await;
+    assert_eq!(no.unwrap_err(), Answer::Deny);
+    let impatient = Bench::new(Duration::from_millis(600), 4);
+    assert_eq!(
+        impatient.connect(&defer("true")).await.unwrap_err(),
+        Answer::NoAnswer,
+        "never answered"
+    );
+}
+
+#[tokio::test]
 async fn children_have_three_descriptors_and_a_group_of_their_own() {
     let bench = Bench::new(LIMIT, 4);
     // Descriptors of ours without CLOEXEC, as a careless library would leave them.
@@ -331,6 +359,7 @@ async fn the_environment_is_the_allow_list() {
             "UV_D",
             "UV_X",
             "client_connect_config_file",
+            "client_connect_deferred_file",
             "common_name",
             "script_type",
             "trusted_ip",
