@@ -341,8 +341,8 @@ fn v2(allow_noncookie: bool, max_age: Option<Duration>) -> (Endpoint, Vec<u8>) {
     )
 }
 
-fn with(packet: Vec<u8>, wkc: &[u8]) -> Vec<u8> {
-    [packet.as_slice(), wkc].concat()
+fn with(packet: impl AsRef<[u8]>, wkc: &[u8]) -> Vec<u8> {
+    [packet.as_ref(), wkc].concat()
 }
 
 #[test]
