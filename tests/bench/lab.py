@@ -83,6 +83,19 @@ def make_pki(folder):
     issue("client", "clientAuth")
 
 
+def napi_threads():
+    """The kernel's NAPI threads, by pid."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "comm").read_text().startswith("napi/"):
+                    found.add(int(entry.name))
+            except FileNotFoundError:
+                pass  # it has just ended
+    return found
+
+
 class Lab:
     """Three namespaces and the processes started in them; `close` removes both."""
 
@@ -117,6 +130,18 @@ class Lab:
         """Receive packet steering off on every queue: in a virtual machine it charges an interrupt a packet."""
         for ns in self.made:
             self.inside(ns, "sh", "-c", "for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 0 > $q; done")
+
+    def far_napi(self):
+        """Moves what the client and the LAN host receive from the sender's softirq to threads of their own on core 1."""
+        for ns, device in ((self.client, "wan0"), (self.lan, "lan0")):
+            known = napi_threads()
+            self.inside(ns, "ethtool", "-K", device, "gro", "on")
+            self.inside(ns, "sh", "-c", f"echo 1 > /sys/class/net/{device}/threaded")
+            new = napi_threads() - known
+            if not new:
+                raise BenchError(f"the kernel made no NAPI thread for {device}")
+            for pid in new:
+                os.sched_setaffinity(pid, {OTHER_CORE})
 
     def inside(self, ns, *argv, timeout=30):
         return command("ip", "netns", "exec", ns, *argv, timeout=timeout)

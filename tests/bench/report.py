@@ -12,6 +12,7 @@ ROWS = (
     ("both_cores_busy_s_per_gb", "both cores busy, s/GB", 2),
     ("gateway_core_softirq_s_per_gb", "softirq on the gateway's core, s/GB", 2),
     ("other_core_softirq_s_per_gb", "softirq on the other core, s/GB", 2),
+    ("foreign_percent", "busy outside the bench's processes, % of all cores", 0),
     ("retransmits", "TCP retransmits a run", 0),
     ("gateway_udp_drops", "datagrams the gateway's socket had no room for", 0),
     ("client_udp_drops", "datagrams the client's socket had no room for", 0),
@@ -76,6 +77,7 @@ def document(result):
         f"Data workers: {machine['workers']}.",
         f"Offloads: {'; '.join(machine['offloads'])}.",
         "",
+        *(["Far hosts receive by threaded NAPI with GRO on core 1.", ""] if result["far_napi"] else []),
         f"Command: `{result['command']}`",
         "",
     ])

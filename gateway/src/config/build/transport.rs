@@ -260,8 +260,10 @@ fn rate(d: &Directive) -> Result<Rate, Diagnostic> {
 }
 
 pub(crate) fn connect_freq(draft: &mut Draft, d: &Directive) -> Outcome {
-    draft.config.limits.connect_freq = Some(rate(d)?);
-    Ok(Effect::Honoured)
+    rate(d)?;
+    Ok(Effect::Ignored(
+        "not applied: new clients are bounded by connect-freq-initial, cookies and max-half-open".to_owned(),
+    ))
 }
 
 pub(crate) fn connect_freq_initial(draft: &mut Draft, d: &Directive) -> Outcome {

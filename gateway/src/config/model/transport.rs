@@ -166,8 +166,6 @@ pub struct Limits {
     pub max_routes_per_client: u32,
     /// Several clients may share a common name.
     pub duplicate_cn: bool,
-    /// New sessions in all (`connect-freq`); `None`: no limit.
-    pub connect_freq: Option<Rate>,
     /// Answers to unvalidated addresses (`connect-freq-initial`).
     pub connect_freq_initial: Rate,
     /// Most handshakes under way at a time (`max-half-open`).
@@ -180,7 +178,6 @@ impl Default for Limits {
             max_clients: 1024,
             max_routes_per_client: 256,
             duplicate_cn: false,
-            connect_freq: None,
             connect_freq_initial: Rate {
                 count: 100,
                 per: Duration::from_secs(10),
