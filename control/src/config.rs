@@ -49,29 +49,18 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<u8, (u8, String)> {
         .args(["--check", "-o", output, "--config"])
         .arg(file)
         .status()
-        .map_err(|error| {
-            (
-                exit::FAILED,
-                format!("cannot run '{}': {error}", daemon.display()),
-            )
-        })?;
+        .map_err(|error| (exit::FAILED, format!("cannot run '{}': {error}", daemon.display())))?;
     match status.code() {
         Some(0) => Ok(exit::OK),
         Some(DAEMON_CONFIG) => Ok(exit::REFUSED),
         Some(DAEMON_USAGE) => Ok(exit::USAGE),
-        _ => Err((
-            exit::FAILED,
-            format!("'{}' ended with {status}", daemon.display()),
-        )),
+        _ => Err((exit::FAILED, format!("'{}' ended with {status}", daemon.display()))),
     }
 }
 
 /// The `tesserad` beside this program, else the one in `PATH`.
 fn daemon() -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|own| own.parent().map(|parent| parent.join("tesserad")));
-    beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| Path::new("tesserad").to_owned())
+    let beside =
+        std::env::current_exe().ok().and_then(|own| own.parent().map(|parent| parent.join("tesserad")));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| Path::new("tesserad").to_owned())
 }

@@ -114,22 +114,14 @@ fn directives(words: Vec<(u32, String)>) -> Result<Vec<Directive>, String> {
     if let [(argument, file)] = &words[..]
         && !file.starts_with('-')
     {
-        return Ok(vec![config::include(
-            file,
-            Place::CommandLine { argument: *argument },
-        )]);
+        return Ok(vec![config::include(file, Place::CommandLine { argument: *argument })]);
     }
     let mut directives: Vec<Directive> = Vec::new();
     for (argument, word) in words {
         let place = Place::CommandLine { argument };
         match (word.strip_prefix("--"), directives.last_mut()) {
             (Some(name), _) if !name.is_empty() => {
-                directives.push(Directive {
-                    name: name.to_owned(),
-                    args: Vec::new(),
-                    inline: None,
-                    place,
-                });
+                directives.push(Directive { name: name.to_owned(), args: Vec::new(), inline: None, place });
             }
             (_, Some(directive)) => directive.args.push(Arg::new(word, place)),
             (_, None) => {
@@ -174,11 +166,7 @@ fn gen_key(
     if kind == KeyKind::TlsCryptV2Client && server_key.is_none() {
         return Err("--genkey tls-crypt-v2-client needs the server's key: --tls-crypt-v2 FILE".to_owned());
     }
-    Ok(Invocation::GenKey {
-        kind,
-        file: genkey.arg(1).map(|file| working_directory.join(file)),
-        server_key,
-    })
+    Ok(Invocation::GenKey { kind, file: genkey.arg(1).map(|file| working_directory.join(file)), server_key })
 }
 
 #[cfg(test)]
@@ -192,22 +180,14 @@ mod tests {
     #[test]
     fn takes_the_argv_of_distributions() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(
-            directory.path().join("s.conf"),
-            "server 10.8.0.0 255.255.255.0\nstatus other.log\n",
-        )
-        .unwrap();
+        std::fs::write(directory.path().join("s.conf"), "server 10.8.0.0 255.255.255.0\nstatus other.log\n")
+            .unwrap();
         let words = "--status /run/s.log --status-version 2 --suppress-timestamps --config s.conf";
         let words: Vec<&str> = words.split(' ').collect();
-        let Invocation::Run(config, report) = run(&words, directory.path()).unwrap() else {
-            panic!()
-        };
+        let Invocation::Run(config, report) = run(&words, directory.path()).unwrap() else { panic!() };
         assert!(config.process.suppress_timestamps);
         assert_eq!(config.process.status.as_ref().unwrap().version, 2);
-        assert_eq!(
-            config.process.config_file.as_deref(),
-            Some(directory.path().join("s.conf").as_path())
-        );
+        assert_eq!(config.process.config_file.as_deref(), Some(directory.path().join("s.conf").as_path()));
         assert_eq!(report.directives[0].place, Place::CommandLine { argument: 1 });
         assert_eq!(report.directives[4].place.to_string(), "s.conf:1:1");
     }
@@ -216,10 +196,9 @@ mod tests {
     fn one_bare_word_is_the_file() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("s.conf"), "port 1\n").unwrap();
-        for words in [
-            &["--check", "s.conf", "-o", "json"][..],
-            &["-o", "json", "--check", "--config", "s.conf"],
-        ] {
+        for words in
+            [&["--check", "s.conf", "-o", "json"][..], &["-o", "json", "--check", "--config", "s.conf"]]
+        {
             let Invocation::Check(report, Output::Json) = run(words, directory.path()).unwrap() else {
                 panic!()
             };
@@ -238,14 +217,7 @@ mod tests {
         };
         assert_eq!((kind, file.unwrap()), (KeyKind::Static, PathBuf::from("/x/k")));
         let words = ["--tls-crypt-v2", "s", "--genkey", "tls-crypt-v2-client"];
-        let Ok(Invocation::GenKey {
-            kind,
-            file,
-            server_key,
-        }) = run(&words, here)
-        else {
-            panic!()
-        };
+        let Ok(Invocation::GenKey { kind, file, server_key }) = run(&words, here) else { panic!() };
         assert_eq!(
             (kind, file, server_key.unwrap()),
             (KeyKind::TlsCryptV2Client, None, PathBuf::from("/x/s"))

@@ -13,9 +13,7 @@ pub fn now() -> Instant {
 #[must_use]
 pub fn unix_seconds() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Both clocks as the protocol core wants them. The monotonic one counts from boot and goes on during suspend, so that

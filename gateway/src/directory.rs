@@ -94,25 +94,14 @@ impl Directory {
         routes: RouteTable,
         duplicate_cn: bool,
     ) -> Self {
-        let state = State {
-            pool,
-            persist,
-            peer_ids,
-            routes,
-            names: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-        };
-        Self {
-            state: Mutex::new(state),
-            duplicate_cn,
-        }
+        let state =
+            State { pool, persist, peer_ids, routes, names: BTreeMap::new(), addresses: BTreeMap::new() };
+        Self { state: Mutex::new(state), duplicate_cn }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // A panic under the lock leaves consistent maps: every change is one or two map operations.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Takes a common name for a session, unless another holds it. With `duplicate-cn` names are shared.
@@ -123,19 +112,12 @@ impl Directory {
         }
         let mut state = self.state();
         match state.names.get(name) {
-            Some(held) if held.session != session => Claim::Held {
-                by: held.session,
-                gone: held.gone.subscribe(),
-            },
+            Some(held) if held.session != session => {
+                Claim::Held { by: held.session, gone: held.gone.subscribe() }
+            }
             Some(_) => Claim::Taken,
             None => {
-                state.names.insert(
-                    name.to_owned(),
-                    Named {
-                        session,
-                        gone: watch::Sender::new(()),
-                    },
-                );
+                state.names.insert(name.to_owned(), Named { session, gone: watch::Sender::new(()) });
                 Claim::Taken
             }
         }
@@ -155,10 +137,7 @@ impl Directory {
     /// When the pool is exhausted, or a static address is taken.
     pub fn lease(&self, request: LeaseRequest<'_>) -> Result<Lease, LeaseError> {
         let name = request.common_name.filter(|_| !self.duplicate_cn);
-        self.state().pool.acquire(LeaseRequest {
-            common_name: name,
-            ..request
-        })
+        self.state().pool.acquire(LeaseRequest { common_name: name, ..request })
     }
 
     /// Gives addresses back.
@@ -200,11 +179,7 @@ impl Directory {
     /// Forgets where a session was.
     pub fn leave(&self, address: SocketAddr, session: SessionRef) {
         let mut state = self.state();
-        if state
-            .addresses
-            .get(&address)
-            .is_some_and(|(there, _)| *there == session)
-        {
+        if state.addresses.get(&address).is_some_and(|(there, _)| *there == session) {
             state.addresses.remove(&address);
         }
     }
@@ -228,11 +203,7 @@ impl Directory {
             }
             _ => MoveVerdict::Free,
         };
-        if state
-            .addresses
-            .get(&from)
-            .is_some_and(|(there, _)| *there == session)
-        {
+        if state.addresses.get(&from).is_some_and(|(there, _)| *there == session) {
             state.addresses.remove(&from);
         }
         state.addresses.insert(to, (session, owner.clone()));

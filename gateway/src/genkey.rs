@@ -31,9 +31,7 @@ pub fn make(kind: KeyKind, server_key: Option<&Path>) -> io::Result<Secret<Strin
                 .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
             let key = StaticKey::new(random()?);
             let made = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
-            let wkc = server
-                .wrap(&key, &Metadata::Timestamp(made))
-                .map_err(io::Error::other)?;
+            let wkc = server.wrap(&key, &Metadata::Timestamp(made)).map_err(io::Error::other)?;
             Ok(ClientKeyFile { key, wkc }.to_text())
         }
     }
@@ -44,18 +42,12 @@ pub fn make(kind: KeyKind, server_key: Option<&Path>) -> io::Result<Secret<Strin
 /// # Errors
 /// When the file is there, or cannot be written.
 pub fn write(file: &Path, text: &Secret<String>) -> io::Result<()> {
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)?;
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     out.write_all(text.expose().as_bytes())
 }
 
 fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| io::Error::other("no randomness"))?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("no randomness"))?;
     Ok(bytes)
 }

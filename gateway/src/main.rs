@@ -35,11 +35,9 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::from(exit::OK),
             Err(error) => complain(error.code, &error.message),
         },
-        Ok(Invocation::GenKey {
-            kind,
-            file,
-            server_key,
-        }) => generate(kind, file.as_deref(), server_key.as_deref()),
+        Ok(Invocation::GenKey { kind, file, server_key }) => {
+            generate(kind, file.as_deref(), server_key.as_deref())
+        }
     }
 }
 
@@ -61,10 +59,7 @@ fn check(report: &Report, output: Output) -> ExitCode {
         Output::Table => say(&report.table(), code),
         Output::Json => match report.json() {
             Ok(text) => say(&(text + "\n"), code),
-            Err(error) => complain(
-                exit::RUNTIME,
-                &format!("the report cannot be written as JSON: {error}"),
-            ),
+            Err(error) => complain(exit::RUNTIME, &format!("the report cannot be written as JSON: {error}")),
         },
     }
 }

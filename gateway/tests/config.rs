@@ -34,10 +34,7 @@ fn with(lines: &str) -> Config {
 fn findings(text: &[u8]) -> (bool, String) {
     match load_text("t.conf", text, Path::new("/etc/vpn")) {
         Ok((_, report)) => (report.refused(), report.table()),
-        Err(problems) => (
-            true,
-            problems.iter().map(|problem| format!("{problem}\n")).collect(),
-        ),
+        Err(problems) => (true, problems.iter().map(|problem| format!("{problem}\n")).collect()),
     }
 }
 
@@ -48,10 +45,7 @@ fn macros_become_what_openvpn_makes_of_them() {
     let own = network.ifconfig.unwrap();
     assert_eq!((own.local, own.prefix), (Ipv4Addr::new(10, 8, 0, 1), 24));
     let pool = network.pool.unwrap();
-    assert_eq!(
-        (pool.first, pool.last),
-        (Ipv4Addr::new(10, 8, 0, 2), Ipv4Addr::new(10, 8, 0, 254))
-    );
+    assert_eq!((pool.first, pool.last), (Ipv4Addr::new(10, 8, 0, 2), Ipv4Addr::new(10, 8, 0, 254)));
     assert_eq!((pool.netmask, pool.len()), (Ipv4Addr::new(255, 255, 255, 0), 253));
     let own6 = network.ifconfig6.unwrap();
     assert_eq!(own6.local, "fd00:1::1".parse::<Ipv6Addr>().unwrap());
@@ -61,13 +55,7 @@ fn macros_become_what_openvpn_makes_of_them() {
     assert_eq!(pool6.len(), 1 << 24);
     assert_eq!(config.timers.ping, Some(Duration::from_secs(10)));
     assert_eq!(config.timers.ping_restart, Some(Duration::from_secs(120)));
-    let expected = [
-        "topology subnet",
-        "route-gateway 10.8.0.1",
-        "tun-ipv6",
-        "ping 10",
-        "ping-restart 60",
-    ];
+    let expected = ["topology subnet", "route-gateway 10.8.0.1", "tun-ipv6", "ping 10", "ping-restart 60"];
     assert_eq!(config.push, expected);
 }
 
@@ -96,16 +84,9 @@ fn the_long_form_is_the_macro() {
 fn values_land_where_they_belong() {
     assert_eq!(with("").listeners[0].address.to_string(), "[::]:1194");
     assert!(with("").listeners[0].ipv4_fallback);
-    assert_eq!(
-        with("proto udp4\nport 443\n").listeners[0].address.to_string(),
-        "0.0.0.0:443"
-    );
+    assert_eq!(with("proto udp4\nport 443\n").listeners[0].address.to_string(), "0.0.0.0:443");
     let two = with("port 1\nlocal 192.0.2.1\nlocal 2001:db8::1 5 udp6\n");
-    let addresses: Vec<String> = two
-        .listeners
-        .iter()
-        .map(|listener| listener.address.to_string())
-        .collect();
+    let addresses: Vec<String> = two.listeners.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(addresses, ["192.0.2.1:1", "[2001:db8::1]:5"]);
     assert_eq!(with("mssfix 1300\n").transport.mssfix, MssFix::Payload(1300));
     assert_eq!(with("mssfix 1400 mtu\n").transport.mssfix, MssFix::Mtu(1400));
@@ -119,83 +100,34 @@ fn values_land_where_they_belong() {
         (Some(Duration::from_secs(900)), Some(Duration::from_secs(1000)))
     );
     assert_eq!(with("reneg-sec 0\n").timers.reneg_max, None);
-    let names = |config: &Config| {
-        config
-            .crypto
-            .data_ciphers
-            .iter()
-            .map(|c| c.name())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        names(&with("data-ciphers ?X:aes-128-gcm:DEFAULT\n"))[..2],
-        ["AES-128-GCM", "AES-256-GCM"]
-    );
-    assert_eq!(
-        names(&with("ncp-ciphers AES-256-GCM:AES-256-CBC\n")),
-        ["AES-256-GCM"]
-    );
-    assert_eq!(
-        with("compress migrate\n").crypto.compression,
-        Compression::Migrate
-    );
+    let names = |config: &Config| config.crypto.data_ciphers.iter().map(|c| c.name()).collect::<Vec<_>>();
+    assert_eq!(names(&with("data-ciphers ?X:aes-128-gcm:DEFAULT\n"))[..2], ["AES-128-GCM", "AES-256-GCM"]);
+    assert_eq!(names(&with("ncp-ciphers AES-256-GCM:AES-256-CBC\n")), ["AES-256-GCM"]);
+    assert_eq!(with("compress migrate\n").crypto.compression, Compression::Migrate);
     assert_eq!(with("comp-lzo no\n").crypto.compression, Compression::CompLzoNo);
     assert_eq!(with("tls-version-min 1.0\n").tls.version_min, TlsVersion::V12);
-    assert_eq!(
-        with("push-peer-info\nverb 4\nverb 3\n").process.verb,
-        3,
-        "the last one wins"
-    );
-    assert_eq!(
-        with("tls-groups X25519:secp521r1:prime256v1\n").tls.groups,
-        ["X25519", "secp256r1"]
-    );
+    assert_eq!(with("push-peer-info\nverb 4\nverb 3\n").process.verb, 3, "the last one wins");
+    assert_eq!(with("tls-groups X25519:secp521r1:prime256v1\n").tls.groups, ["X25519", "secp256r1"]);
     assert_eq!(
         with("tls-cipher TLS-ECDHE-RSA-WITH-AES-256-GCM-SHA384:TLS-DHE-RSA-WITH-AES-256-CBC-SHA\n")
             .tls
             .ciphers,
         ["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"]
     );
-    assert_eq!(
-        with("tls-cipher DEFAULT:!ECDHE-RSA-AES128-GCM-SHA256\n")
-            .tls
-            .ciphers
-            .len(),
-        5
-    );
-    assert_eq!(
-        with("route 10.1.2.3 255.255.255.0\n").network.routes[0].network,
-        Ipv4Addr::new(10, 1, 2, 0)
-    );
-    assert_eq!(
-        with("ifconfig-pool-persist ipp.txt 0\n")
-            .network
-            .persist
-            .unwrap()
-            .interval,
-        None
-    );
+    assert_eq!(with("tls-cipher DEFAULT:!ECDHE-RSA-AES128-GCM-SHA256\n").tls.ciphers.len(), 5);
+    assert_eq!(with("route 10.1.2.3 255.255.255.0\n").network.routes[0].network, Ipv4Addr::new(10, 1, 2, 0));
+    assert_eq!(with("ifconfig-pool-persist ipp.txt 0\n").network.persist.unwrap().interval, None);
     assert_eq!(with("token-lifetime 0\n").tessera.token_lifetime, None);
-    let Some(Source::File(ca)) = with("").tls.ca else {
-        panic!()
-    };
+    let Some(Source::File(ca)) = with("").tls.ca else { panic!() };
     assert_eq!(ca, PathBuf::from("/etc/vpn/ca.crt"));
 }
 
 #[test]
 fn wrapping() {
-    let Wrap::TlsAuth { direction, .. } = with("tls-auth ta.key 0\n").wrap else {
-        panic!()
-    };
+    let Wrap::TlsAuth { direction, .. } = with("tls-auth ta.key 0\n").wrap else { panic!() };
     assert_eq!(direction, KeyDirection::Normal);
     let old = with("tls-auth [inline] 0\n<tls-auth>\nkey\n</tls-auth>\n");
-    let Wrap::TlsAuth {
-        direction,
-        key: Source::Inline(_),
-    } = old.wrap
-    else {
-        panic!()
-    };
+    let Wrap::TlsAuth { direction, key: Source::Inline(_) } = old.wrap else { panic!() };
     assert_eq!(direction, KeyDirection::Normal);
     let Wrap::TlsAuth { direction, .. } = with("<tls-auth>\nkey\n</tls-auth>\nkey-direction 0\n").wrap else {
         panic!()
@@ -206,10 +138,7 @@ fn wrapping() {
     else {
         panic!()
     };
-    assert_eq!(
-        (cookie, max_age),
-        (CookieMode::AllowNoncookie, Some(Duration::from_secs(172_800)))
-    );
+    assert_eq!((cookie, max_age), (CookieMode::AllowNoncookie, Some(Duration::from_secs(172_800))));
 }
 
 #[test]
@@ -229,10 +158,7 @@ fn secrets_do_not_show() {
     let config = with("<tls-crypt>\nhunter2\n</tls-crypt>\nsetenv API_KEY hunter2\n");
     let json = serde_json::to_string(&config).unwrap();
     for shown in [format!("{config:?}"), json] {
-        assert!(
-            !shown.contains("hunter2") && shown.contains("[redacted]"),
-            "{shown}"
-        );
+        assert!(!shown.contains("hunter2") && shown.contains("[redacted]"), "{shown}");
     }
     let (_, report) = load(&format!("{BASE}push \"auth-token hunter2\"\nsetenv 1x hunter2\n"));
     assert!(report.refused());
@@ -241,20 +167,14 @@ fn secrets_do_not_show() {
 
 /// Lines added to the base, and what the refusal must say.
 const BAD: &[(&str, &str)] = &[
-    (
-        "prot udp",
-        "t.conf:6:1  refused   prot    'prot' is not a directive (hint: did you mean 'proto'?)",
-    ),
+    ("prot udp", "t.conf:6:1  refused   prot    'prot' is not a directive (hint: did you mean 'proto'?)"),
     ("wholly-other-thing 1", "ignore-unknown-option NAME"),
     ("port", "port needs at least 1 argument, it has 0"),
     ("port 0", "t.conf:6:6"),
     ("port 65536", "is not a whole number from 1 to 65535"),
     ("port 1194 1195", "takes at most 1 argument"),
     ("port eleven", "'eleven' is not a whole number"),
-    (
-        "proto tcp-server",
-        "TCP ('tcp-server') is not in this release (hint: use 'proto udp')",
-    ),
+    ("proto tcp-server", "TCP ('tcp-server') is not in this release (hint: use 'proto udp')"),
     ("proto tcp", "use 'proto udp'"),
     ("proto icmp", "'icmp' is not one of"),
     ("dev tap0", "ethernet (tap) is not supported"),
@@ -272,14 +192,8 @@ const BAD: &[(&str, &str)] = &[
     ("server-ipv6 fd00::5/64", "write fd00::/64"),
     ("server-ipv6 fd00::", "is not an IPv6 network"),
     ("server-bridge", "ethernet bridging"),
-    (
-        "ifconfig 10.9.0.1 255.255.255.0",
-        "ifconfig and server both set the addresses",
-    ),
-    (
-        "ifconfig-pool 10.8.0.2 10.8.0.9",
-        "ifconfig-pool and server both set the addresses",
-    ),
+    ("ifconfig 10.9.0.1 255.255.255.0", "ifconfig and server both set the addresses"),
+    ("ifconfig-pool 10.8.0.2 10.8.0.9", "ifconfig-pool and server both set the addresses"),
     ("ifconfig-pool 10.8.0.9 10.8.0.2", "before it begins"),
     ("ifconfig-push 10.8.0.9 255.255.255.0", "client-config-dir"),
     ("iroute 10.0.0.0", "client-config-dir"),
@@ -299,10 +213,7 @@ const BAD: &[(&str, &str)] = &[
     ("data-ciphers AES-256-GCM:FOO", "'FOO' is not a cipher"),
     ("data-ciphers none", "in clear"),
     ("tls-version-max 1.1", "never spoken"),
-    (
-        "tls-version-min 1.3\ntls-version-max 1.2",
-        "tls-version-max is below",
-    ),
+    ("tls-version-min 1.3\ntls-version-max 1.2", "tls-version-max is below"),
     ("tls-version-min 2.0", "is not one of: 1.2, 1.3"),
     ("tls-cipher TLS-DHE-RSA-WITH-AES-256-CBC-SHA", "nothing in"),
     ("tls-groups secp521r1", "supported are X25519"),
@@ -316,44 +227,23 @@ const BAD: &[(&str, &str)] = &[
     ("ncp-disable", "data-ciphers"),
     ("no-replay", "cannot be turned off"),
     ("replay-window 0", "drops every packet"),
-    (
-        "tls-auth a 0\ntls-crypt b",
-        "tls-auth and tls-crypt exclude each other",
-    ),
-    (
-        "tls-crypt a\ntls-crypt-v2 b",
-        "tls-crypt and tls-crypt-v2 exclude each other",
-    ),
+    ("tls-auth a 0\ntls-crypt b", "tls-auth and tls-crypt exclude each other"),
+    ("tls-crypt a\ntls-crypt-v2 b", "tls-crypt and tls-crypt-v2 exclude each other"),
     ("tls-auth [inline] 0", "without a block"),
     ("tls-auth a 2", "is not one of: 0, 1"),
     ("tls-auth a 0\nauth MD5", "'MD5' is not supported for tls-auth"),
-    (
-        "tls-crypt-v2 a sometimes",
-        "is not one of: force-cookie, allow-noncookie",
-    ),
+    ("tls-crypt-v2 a sometimes", "is not one of: force-cookie, allow-noncookie"),
     ("tls-crypt-v2-max-age 3", "without tls-crypt-v2"),
     ("remote-cert-tls server", "write 'remote-cert-tls client'"),
     ("peer-fingerprint AB:CD", "32 bytes"),
-    (
-        "<peer-fingerprint>\n# none\n</peer-fingerprint>",
-        "the list is empty",
-    ),
+    ("<peer-fingerprint>\n# none\n</peer-fingerprint>", "the list is empty"),
     ("<port>\n1\n</port>", "cannot be written as a block"),
     ("crl-verify crls dir", "directory of revoked serials"),
     ("verify-x509-name \"\"", "everybody would pass"),
     ("client-connect /bin/true", "script-security 2"),
-    (
-        "script-security 1\nclient-connect /bin/true",
-        "not run below script-security 2",
-    ),
-    (
-        "script-security 2\nauth-user-pass-verify /bin/true via-env",
-        "needs script-security 3",
-    ),
-    (
-        "script-security 2\nauth-user-pass-verify /bin/true",
-        "needs at least 2 arguments",
-    ),
+    ("script-security 1\nclient-connect /bin/true", "not run below script-security 2"),
+    ("script-security 2\nauth-user-pass-verify /bin/true via-env", "needs script-security 3"),
+    ("script-security 2\nauth-user-pass-verify /bin/true", "needs at least 2 arguments"),
     ("script-security 2\nclient-connect \"/bin/x 'a\"", "never closed"),
     ("script-security 4", "is not one of"),
     ("ccd-exclusive", "without client-config-dir"),
@@ -362,14 +252,8 @@ const BAD: &[(&str, &str)] = &[
     ("username-as-common-name", "nothing checks user names"),
     ("auth-user-pass-optional", "nothing checks passwords"),
     ("auth-gen-token", "push one from client-connect"),
-    (
-        "plugin /usr/lib/auth-pam.so login",
-        "plugins are not in this release",
-    ),
-    (
-        "management 127.0.0.1 7505",
-        "management interface is not in this release",
-    ),
+    ("plugin /usr/lib/auth-pam.so login", "plugins are not in this release"),
+    ("management 127.0.0.1 7505", "management interface is not in this release"),
     ("chroot /var/empty", "RootDirectory="),
     ("up /bin/true", "ExecStartPost"),
     ("remote vpn.example.org", "a client's directive"),
@@ -385,10 +269,7 @@ const BAD: &[(&str, &str)] = &[
     ("setenv opt", "setenv opt without a directive"),
     ("cd /nonexistent/x", "is not a directory"),
     ("config /nonexistent/x.conf", "cannot read '/nonexistent/x.conf'"),
-    (
-        "push \"route 1",
-        "t.conf:6:6: error: the double quote is never closed",
-    ),
+    ("push \"route 1", "t.conf:6:6: error: the double quote is never closed"),
     ("dev tun\\n", "a backslash may stand only"),
     ("<ca>\nx", "the block <ca> is never closed"),
     ("verb\0 3", "NUL"),
@@ -401,10 +282,7 @@ fn bad_configurations_are_refused_with_place_and_reason() {
         let (refused, said) = findings(format!("{BASE}{lines}\n").as_bytes());
         assert!(refused, "accepted: {lines}\n{said}");
         assert!(said.contains(expected), "{lines}: wanted {expected:?} in\n{said}");
-        assert!(
-            said.contains("t.conf:") || said.contains("configuration:"),
-            "no place: {said}"
-        );
+        assert!(said.contains("t.conf:") || said.contains("configuration:"), "no place: {said}");
     }
 }
 
@@ -412,26 +290,11 @@ fn bad_configurations_are_refused_with_place_and_reason() {
 fn whole_texts_that_are_no_configuration() {
     let cases: &[(&[u8], &str)] = &[
         (b"", "this is not a server configuration"),
-        (
-            b"dev tun\nca a\ncert b\nkey c\n",
-            "this is not a server configuration",
-        ),
-        (
-            b"server 10.8.0.0 255.255.255.0\nca a\nkey c\n",
-            "the gateway has no certificate",
-        ),
-        (
-            b"server 10.8.0.0 255.255.255.0\nca a\ncert b\n",
-            "the gateway has no private key",
-        ),
-        (
-            b"server 10.8.0.0 255.255.255.0\ncert b\nkey c\n",
-            "which clients' certificates are trusted",
-        ),
-        (
-            b"mode server\ntls-server\nifconfig-pool 10.8.0.2 10.8.0.9\n",
-            "without the gateway's own address",
-        ),
+        (b"dev tun\nca a\ncert b\nkey c\n", "this is not a server configuration"),
+        (b"server 10.8.0.0 255.255.255.0\nca a\nkey c\n", "the gateway has no certificate"),
+        (b"server 10.8.0.0 255.255.255.0\nca a\ncert b\n", "the gateway has no private key"),
+        (b"server 10.8.0.0 255.255.255.0\ncert b\nkey c\n", "which clients' certificates are trusted"),
+        (b"mode server\ntls-server\nifconfig-pool 10.8.0.2 10.8.0.9\n", "without the gateway's own address"),
         (
             b"mode server\ntls-server\nifconfig 10.8.0.5 255.255.255.0\nifconfig-pool 10.8.0.2 10.8.0.9\n",
             "holds the gateway's own address",
@@ -449,10 +312,7 @@ fn whole_texts_that_are_no_configuration() {
     ];
     for (text, expected) in cases {
         let (refused, said) = findings(text);
-        assert!(
-            refused && said.contains(expected),
-            "wanted {expected:?} in\n{said}"
-        );
+        assert!(refused && said.contains(expected), "wanted {expected:?} in\n{said}");
     }
     let (refused, said) = findings(&b"# x\n".repeat(3_000_000));
     assert!(refused && said.contains("the limit is"), "{said}");
@@ -480,18 +340,7 @@ fn nothing_is_left_out_in_silence() {
         .collect();
     assert_eq!(
         ignored,
-        [
-            "ca",
-            "dh",
-            "fast-io",
-            "status",
-            "foo",
-            "bar",
-            "verb",
-            "float",
-            "persist-tun",
-            "ca"
-        ]
+        ["ca", "dh", "fast-io", "status", "foo", "bar", "verb", "float", "persist-tun", "ca"]
     );
 }
 
@@ -505,17 +354,10 @@ fn files_include_files_but_not_without_end() {
     let (config, report) = load_text("t.conf", text, path).unwrap();
     assert!(!report.refused(), "{}", report.table());
     assert_eq!(config.listeners[0].address.port(), 7);
-    assert_eq!(
-        config.tls.key.unwrap().path().unwrap(),
-        path.join("sub/in-sub.key")
-    );
+    assert_eq!(config.tls.key.unwrap().path().unwrap(), path.join("sub/in-sub.key"));
     fs::write(path.join("loop.conf"), "config loop.conf\n").unwrap();
     let (_, report) = load_text("t.conf", "config loop.conf\n", path).unwrap();
-    assert!(
-        report.table().contains("does a file include itself?"),
-        "{}",
-        report.table()
-    );
+    assert!(report.table().contains("does a file include itself?"), "{}", report.table());
     fs::write(path.join("bomb.conf"), "config bomb.conf\n".repeat(10)).unwrap();
     let (_, report) = load_text("t.conf", "config bomb.conf\n", path).unwrap();
     assert!(report.refused());
@@ -590,14 +432,7 @@ fn samples_are_taken_as_they_are() {
 fn example() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
-    for name in [
-        "ca.crt",
-        "server.crt",
-        "server.key",
-        "tls-crypt-v2-server.key",
-        "auth.sh",
-        "connect.sh",
-    ] {
+    for name in ["ca.crt", "server.crt", "server.key", "tls-crypt-v2-server.key", "auth.sh", "connect.sh"] {
         let path = directory.path().join(name);
         fs::write(&path, "x").unwrap();
         let mode = if name.ends_with(".sh") { 0o755 } else { 0o600 };
@@ -620,16 +455,8 @@ fn check(directory: &Path) -> Report {
 fn the_example_is_accepted_fully() {
     let directory = example();
     let report = check(directory.path());
-    assert!(
-        !report.refused() && report.problems.is_empty(),
-        "{}",
-        report.table()
-    );
-    let left_out: Vec<_> = report
-        .directives
-        .iter()
-        .filter(|row| row.verdict == Verdict::Ignored)
-        .collect();
+    assert!(!report.refused() && report.problems.is_empty(), "{}", report.table());
+    let left_out: Vec<_> = report.directives.iter().filter(|row| row.verdict == Verdict::Ignored).collect();
     let names: Vec<_> = left_out.iter().map(|row| row.directive.as_str()).collect();
     assert_eq!(names, ["persist-tun", "persist-key"]);
 }
@@ -642,11 +469,7 @@ fn the_machine_is_looked_at() {
     fs::set_permissions(path.join("server.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let report = check(path);
     assert!(!report.refused(), "{}", report.table());
-    assert!(
-        report.table().contains("warning: key: everybody can read"),
-        "{}",
-        report.table()
-    );
+    assert!(report.table().contains("warning: key: everybody can read"), "{}", report.table());
     fs::set_permissions(path.join("auth.sh"), fs::Permissions::from_mode(0o644)).unwrap();
     fs::remove_file(path.join("ca.crt")).unwrap();
     let mut text = fs::read_to_string(path.join("server.conf")).unwrap();
@@ -670,15 +493,9 @@ fn files_beside_the_configuration_are_hinted_at() {
     let elsewhere = tempfile::tempdir().unwrap();
     let file = directory.path().join("server.conf").display().to_string();
     let words = ["--check".to_owned(), file];
-    let Invocation::Check(report, _) = cli::parse(words, elsewhere.path()).unwrap() else {
-        panic!()
-    };
+    let Invocation::Check(report, _) = cli::parse(words, elsewhere.path()).unwrap() else { panic!() };
     let hint = format!("use 'cd {}'", directory.path().display());
-    assert!(
-        report.refused() && report.table().contains(&hint),
-        "{}",
-        report.table()
-    );
+    assert!(report.refused() && report.table().contains(&hint), "{}", report.table());
 }
 
 #[test]
@@ -699,10 +516,7 @@ fn the_binary_answers_by_its_exit_code() {
     let path = directory.path();
     let (code, out, _) = run(path, &["--check", "server.conf"]);
     assert_eq!(code, 0, "{out}");
-    assert!(
-        out.contains("server.conf:6:1") && out.contains("0 refused"),
-        "{out}"
-    );
+    assert!(out.contains("server.conf:6:1") && out.contains("0 refused"), "{out}");
     fs::write(path.join("bad.conf"), "prot udp\nplugin x\n").unwrap();
     let (code, out, _) = run(path, &["--check", "bad.conf", "-o", "json"]);
     assert_eq!(code, 78);
@@ -715,8 +529,5 @@ fn the_binary_answers_by_its_exit_code() {
     assert_eq!(code, 78);
     assert!(err.contains("bad.conf:2:1: error: plugin"), "{err}");
     assert_eq!(run(path, &[]).0, 64);
-    assert_eq!(
-        run(path, &["--version"]).1,
-        format!("tesserad {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(run(path, &["--version"]).1, format!("tesserad {}\n", env!("CARGO_PKG_VERSION")));
 }

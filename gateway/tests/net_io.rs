@@ -27,15 +27,8 @@ fn backends() -> [IoBackend; 2] {
 }
 
 fn group(family: Family) -> ListenerGroup {
-    let spec = ListenSpec {
-        addr: None,
-        port: 0,
-        family,
-        bind_dev: None,
-        sndbuf: None,
-        rcvbuf: None,
-        mark: None,
-    };
+    let spec =
+        ListenSpec { addr: None, port: 0, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None };
     ListenerGroup::open(&spec, 1, 1).unwrap()
 }
 
@@ -76,10 +69,8 @@ fn many_datagrams_are_echoed_in_order_from_the_address_spoken_to() {
                 let socket = ControlSocket::from_std(backend, socket).unwrap();
                 let mut buf = vec![0; 2048];
                 for n in 0..BURSTS * BURST {
-                    let (len, path) = tokio::time::timeout(PATIENCE, socket.recv(&mut buf))
-                        .await
-                        .unwrap()
-                        .unwrap();
+                    let (len, path) =
+                        tokio::time::timeout(PATIENCE, socket.recv(&mut buf)).await.unwrap().unwrap();
                     assert_eq!(buf[..len], datagram(n), "{backend}");
                     assert_eq!(path.local.ip, Some(server.ip()), "{backend}");
                     socket.send(buf[..len].to_vec(), path).await.unwrap();
@@ -106,10 +97,7 @@ fn a_dropped_receive_loses_nothing() {
                 let early = tokio::time::timeout(Duration::from_millis(1), socket.recv(&mut buf)).await;
                 assert!(early.is_err(), "{backend}: nothing was sent yet");
                 client.send_to(&datagram(n), to).unwrap();
-                let (len, _) = tokio::time::timeout(PATIENCE, socket.recv(&mut buf))
-                    .await
-                    .unwrap()
-                    .unwrap();
+                let (len, _) = tokio::time::timeout(PATIENCE, socket.recv(&mut buf)).await.unwrap().unwrap();
                 assert_eq!(buf[..len], datagram(n), "{backend}");
             }
             // Too long for the buffer: an error, and the next one is fine.
@@ -164,11 +152,7 @@ fn child_under_the_filter() {
     let errno = std::env::var(CHILD).unwrap();
     let (backend, why) = probe(IoChoice::Auto).unwrap();
     assert_eq!(backend, IoBackend::Epoll);
-    let named = if errno == "EPERM" {
-        "kernel.io_uring_disabled"
-    } else {
-        "does not have it"
-    };
+    let named = if errno == "EPERM" { "kernel.io_uring_disabled" } else { "does not have it" };
     assert!(why.contains(named), "{why}");
     let error = probe(IoChoice::Uring).unwrap_err();
     assert!(error.to_string().contains("io uring"), "{error}");
@@ -176,9 +160,7 @@ fn child_under_the_filter() {
     // And the fallback really carries datagrams.
     let mut group = group(Family::V4);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client
-        .send_to(&datagram(1), ("127.0.0.1", group.local.port()))
-        .unwrap();
+    client.send_to(&datagram(1), ("127.0.0.1", group.local.port())).unwrap();
     let socket = group.shard_sockets.remove(0);
     run_on(backend, async move {
         let socket = ControlSocket::from_std(backend, socket).unwrap();
@@ -193,57 +175,32 @@ fn child_under_the_filter() {
 fn io_uring_denied_falls_back_to_epoll_with_the_reason() {
     for (name, errno) in [("EPERM", libc::EPERM), ("ENOSYS", libc::ENOSYS)] {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        child
-            .args(["--exact", "child_under_the_filter", "--ignored", "--nocapture"])
-            .env(CHILD, name);
+        child.args(["--exact", "child_under_the_filter", "--ignored", "--nocapture"]).env(CHILD, name);
         // SAFETY: between fork and exec only the two async-signal-safe system calls of `deny` are made.
         unsafe { child.pre_exec(move || deny(libc::SYS_io_uring_setup, errno)) };
         let output = child.output().unwrap();
-        let text = [output.stdout, output.stderr]
-            .map(|t| String::from_utf8_lossy(&t).into_owned())
-            .concat();
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{name}: {text}"
-        );
+        let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+        assert!(output.status.success() && text.contains("1 passed"), "{name}: {text}");
     }
 }
 
 /// Makes one system call of this process fail from now on.
 fn deny(syscall: libc::c_long, errno: i32) -> io::Result<()> {
-    let code = |code: u32, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf,
-        k,
-    };
+    let code = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut filter = [
         code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0), // seccomp_data.nr
         code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, syscall as u32),
-        code(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            libc::SECCOMP_RET_ERRNO | errno as u32,
-        ),
+        code(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         code(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: this prctl takes plain numbers.
     let rc = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if rc != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `program` points at four instructions on this frame; the kernel copies them.
-    let rc = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
+    let rc = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     if rc != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -20,20 +20,12 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 fn plan(ifindex: u32) -> LinkPlan {
@@ -47,10 +39,7 @@ fn plan(ifindex: u32) -> LinkPlan {
         ifindex,
         mtu: 1420,
         txqueuelen: Some(777),
-        addresses: vec![
-            ("10.8.0.1".parse().unwrap(), 24),
-            ("fd00:8::1".parse().unwrap(), 64),
-        ],
+        addresses: vec![("10.8.0.1".parse().unwrap(), 24), ("fd00:8::1".parse().unwrap(), 64)],
         routes: vec![
             route("192.168.44.0", 24, None, None),
             route("192.168.45.0", 24, Some("10.8.0.2"), Some(50)),
@@ -89,20 +78,13 @@ fn turn_round(packet: &mut [u8]) {
 #[test]
 fn packets_go_out_and_come_in_over_addresses_and_routes() {
     in_namespace(|| {
-        let tun = Tun::open(&TunSpec {
-            queues: 2,
-            ..TunSpec::new("tun")
-        })
-        .unwrap();
+        let tun = Tun::open(&TunSpec { queues: 2, ..TunSpec::new("tun") }).unwrap();
         assert!(tun.name.starts_with("tun"), "{}", tun.name);
         assert_eq!(tun.queues.len(), 2);
         let applied = block_on(netlink::apply(&plan(tun.ifindex))).unwrap();
 
         let link = ip(&format!("link show dev {}", tun.name));
-        assert!(
-            link.contains("mtu 1420") && link.contains("qlen 777") && link.contains(",UP"),
-            "{link}"
-        );
+        assert!(link.contains("mtu 1420") && link.contains("qlen 777") && link.contains(",UP"), "{link}");
         let addresses = ip(&format!("addr show dev {}", tun.name));
         assert!(
             addresses.contains("inet 10.8.0.1/24") && addresses.contains("inet6 fd00:8::1/64"),
@@ -131,10 +113,7 @@ fn packets_go_out_and_come_in_over_addresses_and_routes() {
             tun.queues[1].write(&packet).unwrap();
             let mut buf = [0; 64];
             let (len, from) = socket.recv_from(&mut buf).unwrap();
-            assert_eq!(
-                (&buf[..len], from),
-                (&b"out and back"[..], target.parse().unwrap())
-            );
+            assert_eq!((&buf[..len], from), (&b"out and back"[..], target.parse().unwrap()));
         }
         assert!(tun.queues[0].write(&[0xff; 40]).is_err(), "no IP packet");
 
@@ -146,10 +125,7 @@ fn packets_go_out_and_come_in_over_addresses_and_routes() {
         block_on(netlink::remove(applied));
         assert!(!ip("-4 route").contains("192.168.4") && !ip("-6 route").contains("fd00:4"));
         let addresses = ip(&format!("addr show dev {}", tun.name));
-        assert!(
-            !addresses.contains("10.8.0.1") && !addresses.contains("fd00:8::1"),
-            "{addresses}"
-        );
+        assert!(!addresses.contains("10.8.0.1") && !addresses.contains("fd00:8::1"), "{addresses}");
 
         let name = tun.name.clone();
         drop(tun);
@@ -180,10 +156,7 @@ fn a_conflicting_route_or_address_is_an_error_that_names_it() {
         ip("route del 192.168.45.0/24");
         ip("addr add fd00:8::1/80 dev vpn-test0");
         let error = block_on(netlink::apply(&plan(tun.ifindex))).unwrap_err();
-        assert!(
-            error.to_string().contains("fd00:8::1/64") && error.to_string().contains("80"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("fd00:8::1/64") && error.to_string().contains("80"), "{error}");
 
         let mut elsewhere = plan(tun.ifindex);
         elsewhere.ifindex = 9999;
@@ -219,17 +192,8 @@ fn impossible_devices_are_refused_with_their_name() {
             let error = Tun::open(&TunSpec::new(bad)).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{bad}: {error}");
         }
-        assert!(
-            Tun::open(&TunSpec {
-                queues: 0,
-                ..TunSpec::new("tun")
-            })
-            .is_err()
-        );
-        let missing = TunSpec {
-            node: "/nonexistent/tun".into(),
-            ..TunSpec::new("tun5")
-        };
+        assert!(Tun::open(&TunSpec { queues: 0, ..TunSpec::new("tun") }).is_err());
+        let missing = TunSpec { node: "/nonexistent/tun".into(), ..TunSpec::new("tun5") };
         let error = Tun::open(&missing).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/tun"), "{error}");
         let error = Tun::open(&TunSpec::new("lo")).unwrap_err();

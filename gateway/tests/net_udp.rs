@@ -16,25 +16,14 @@ const PATIENCE_MS: u8 = 200;
 
 fn spec(addr: Option<&str>, family: Family) -> ListenSpec {
     let addr = addr.map(|a| a.parse().unwrap());
-    ListenSpec {
-        addr,
-        port: 0,
-        family,
-        bind_dev: None,
-        sndbuf: None,
-        rcvbuf: None,
-        mark: None,
-    }
+    ListenSpec { addr, port: 0, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None }
 }
 
 /// Waits until a datagram is there and takes the batch.
 fn receive(batch: &mut RecvBatch, socket: &UdpSocket) -> Vec<(Vec<u8>, Path)> {
     for _ in 0..PATIENCE_MS {
         if batch.recv(socket.as_fd()).unwrap() > 0 {
-            return batch
-                .packets()
-                .map(|(bytes, path)| (bytes.to_vec(), path))
-                .collect();
+            return batch.packets().map(|(bytes, path)| (bytes.to_vec(), path)).collect();
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -43,11 +32,7 @@ fn receive(batch: &mut RecvBatch, socket: &UdpSocket) -> Vec<(Vec<u8>, Path)> {
 
 /// Sends `bytes` from a fresh client and says which socket of the group (workers first) got them.
 fn lands_at(group: &ListenerGroup, server: SocketAddr, bytes: &[u8]) -> usize {
-    let any = if server.is_ipv4() {
-        "127.0.0.1:0"
-    } else {
-        "[::1]:0"
-    };
+    let any = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
     let client = UdpSocket::bind(any).unwrap();
     client.send_to(bytes, server).unwrap();
     let mut batch = RecvBatch::new();
@@ -74,28 +59,16 @@ fn steering_lands(addr: &str, family: Family, workers: usize, shards: usize) {
             let mut data = vec![9 << 3 | round & 7];
             data.extend(&peer.to_be_bytes()[1..]);
             data.extend([0xaa; 40]);
-            assert_eq!(
-                lands_at(&group, group.local, &data),
-                peer as usize & (workers - 1),
-                "peer {peer:#x}"
-            );
+            assert_eq!(lands_at(&group, group.local, &data), peer as usize & (workers - 1), "peer {peer:#x}");
         }
         for last in [0u8, 1, 2, 254, 255, round] {
             for opcode in [3u8, 4, 5, 7, 8, 10, 11] {
                 let control = [&[opcode << 3], &[round; 7][..], &[last], &[0; 5]].concat();
                 let want = workers + last as usize % shards;
-                assert_eq!(
-                    lands_at(&group, group.local, &control),
-                    want,
-                    "opcode {opcode}, id …{last:#x}"
-                );
+                assert_eq!(lands_at(&group, group.local, &control), want, "opcode {opcode}, id …{last:#x}");
             }
         }
-        assert_eq!(
-            lands_at(&group, group.local, &[9 << 3, 0, 0, 1]),
-            workers,
-            "short data packet"
-        );
+        assert_eq!(lands_at(&group, group.local, &[9 << 3, 0, 0, 1]), workers, "short data packet");
         assert_eq!(lands_at(&group, group.local, &[]), workers, "empty datagram");
     }
 }
@@ -153,11 +126,7 @@ fn answers_come_from(group: &ListenerGroup, client_at: &str, to: &str) {
     let got = receive(&mut batch, &group.shard_sockets[0]);
     let path = got[0].1;
     assert_eq!(path.remote, client.local_addr().unwrap());
-    assert_eq!(
-        path.local.ip,
-        Some(to.parse().unwrap()),
-        "the address the client spoke to, normalised"
-    );
+    assert_eq!(path.local.ip, Some(to.parse().unwrap()), "the address the client spoke to, normalised");
     assert_ne!(path.local.ifindex, 0);
 
     let mut buf = [0; 64];
@@ -192,18 +161,10 @@ fn replies_over_v6_leave_from_the_address_spoken_to() {
     // A second IPv6 address needs a network namespace of our own; it goes away with the thread.
     std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        for command in [
-            "link set lo up",
-            "addr add fd00:7e55::2/128 dev lo",
-            "addr add fd00:7e55::3/128 dev lo",
-        ] {
-            assert!(
-                std::process::Command::new("ip")
-                    .args(command.split(' '))
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+        for command in
+            ["link set lo up", "addr add fd00:7e55::2/128 dev lo", "addr add fd00:7e55::3/128 dev lo"]
+        {
+            assert!(std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success());
         }
         for family in [Family::V6, Family::Dual] {
             let group = ListenerGroup::open(&spec(None, family), 1, 1).unwrap();
@@ -244,10 +205,7 @@ fn batches_keep_order_and_wrap_around() {
             }
         }
     }
-    assert_eq!(
-        (out.counters().packets, batch.counters().packets),
-        (u64::from(next), u64::from(next))
-    );
+    assert_eq!((out.counters().packets, batch.counters().packets), (u64::from(next), u64::from(next)));
     assert_eq!(out.counters().bytes, u64::from(next) * 13);
 }
 
@@ -258,18 +216,9 @@ fn one_bad_datagram_does_not_stop_the_batch() {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     let good = Path::to(server.local_addr().unwrap());
     // Not our address: the kernel refuses this packet-info source.
-    let foreign = Path {
-        local: LocalAddr {
-            ip: Some(IpAddr::from([203, 0, 113, 9])),
-            ifindex: 0,
-        },
-        ..good
-    };
+    let foreign = Path { local: LocalAddr { ip: Some(IpAddr::from([203, 0, 113, 9])), ifindex: 0 }, ..good };
     let mut out = SendBatch::new();
-    for (i, path) in [&foreign, &good, &foreign, &good, &good, &foreign]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, path) in [&foreign, &good, &foreign, &good, &good, &foreign].into_iter().enumerate() {
         assert!(out.push(path, |slot| {
             slot[0] = i as u8;
             1
@@ -295,11 +244,7 @@ fn a_full_socket_keeps_the_queue_in_order() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let run = |command: &str| {
             assert!(
-                std::process::Command::new("ip")
-                    .args(command.split(' '))
-                    .status()
-                    .unwrap()
-                    .success(),
+                std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success(),
                 "{command}"
             );
         };
@@ -327,11 +272,7 @@ fn a_full_socket_keeps_the_queue_in_order() {
         let left = out.flush(client.as_fd()).unwrap();
         assert!(left > 0 && left < BATCH, "{left} of {BATCH} left");
         assert_eq!(out.counters().would_block, 1);
-        assert_eq!(
-            out.flush(client.as_fd()).unwrap(),
-            left,
-            "still full: nothing lost"
-        );
+        assert_eq!(out.flush(client.as_fd()).unwrap(), left, "still full: nothing lost");
         // Refill behind the waiting ones, so that the queue wraps round the ring.
         for i in 0..(BATCH - left) as u8 {
             assert!(out.push(&to, |slot| {
@@ -371,20 +312,11 @@ fn oversized_and_empty_datagrams() {
     client.send_to(&[], to).unwrap();
     let mut batch = RecvBatch::new();
     let got = receive(&mut batch, &server);
-    assert_eq!(
-        got.iter().map(|(b, _)| b.len()).collect::<Vec<_>>(),
-        [SLOT_LEN, 0]
-    );
+    assert_eq!(got.iter().map(|(b, _)| b.len()).collect::<Vec<_>>(), [SLOT_LEN, 0]);
     assert_eq!((batch.counters().truncated, batch.counters().packets), (1, 2));
 
     let mut out = SendBatch::new();
-    assert!(
-        !out.push(&Path::to(to), |_| 0),
-        "an empty datagram is nothing to send"
-    );
-    assert!(
-        !out.push(&Path::to(to), |slot| slot.len() + 1),
-        "a lying length sends nothing"
-    );
+    assert!(!out.push(&Path::to(to), |_| 0), "an empty datagram is nothing to send");
+    assert!(!out.push(&Path::to(to), |slot| slot.len() + 1), "a lying length sends nothing");
     assert!(out.is_empty());
 }

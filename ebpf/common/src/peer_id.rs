@@ -30,9 +30,7 @@ impl PeerIdLayout {
         if !workers.is_power_of_two() || workers > Self::MAX_WORKERS {
             return None;
         }
-        Some(Self {
-            worker_bits: workers.trailing_zeros() as u8,
-        })
+        Some(Self { worker_bits: workers.trailing_zeros() as u8 })
     }
 
     /// Number of workers.

@@ -87,15 +87,7 @@ impl FromClient {
             "PUSH_REQUEST" => Self::PushRequest,
             "EXIT" => Self::Exit,
             // The first word only: arguments of messages that we do not know may hold secrets.
-            other => Self::Unknown(
-                other
-                    .split(',')
-                    .next()
-                    .unwrap_or_default()
-                    .chars()
-                    .take(64)
-                    .collect(),
-            ),
+            other => Self::Unknown(other.split(',').next().unwrap_or_default().chars().take(64).collect()),
         }
     }
 }
@@ -136,10 +128,7 @@ pub(crate) fn encode(text: &str) -> Secret<Vec<u8>> {
 
 /// Makes text fit to be a reason: printable, one line, bounded.
 fn reason(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_REASON)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
 }
 
 /// Why a login is refused, in the form that clients understand.
@@ -190,10 +179,7 @@ pub(crate) fn push_reply(options: &[Secret<String>]) -> (Vec<Secret<String>>, us
         }
         if part.len() + option.len() >= PUSH_FLUSH {
             part.push_str(",push-continuation 2");
-            parts.push(Secret::new(core::mem::replace(
-                &mut part,
-                String::from("PUSH_REPLY"),
-            )));
+            parts.push(Secret::new(core::mem::replace(&mut part, String::from("PUSH_REPLY"))));
         }
         part.push(',');
         part.push_str(option);
@@ -208,11 +194,7 @@ pub(crate) fn push_reply(options: &[Secret<String>]) -> (Vec<Secret<String>>, us
 /// The options string that `role` sends for comparison; stock peers only warn about differences.
 pub fn options_string(role: Role, tun_mtu: u16, cipher: &str, key_bits: usize, tls_auth: bool) -> String {
     let link_mtu = u32::from(tun_mtu).saturating_add(49);
-    let side = if role == Role::Server {
-        "tls-server"
-    } else {
-        "tls-client"
-    };
+    let side = if role == Role::Server { "tls-server" } else { "tls-client" };
     let keydir = match (tls_auth, role) {
         (false, _) => "",
         (true, Role::Server) => "keydir 0,",
@@ -250,18 +232,15 @@ mod tests {
 
     #[test]
     fn push_reply_splits_and_parses_back() {
-        let options: Vec<_> = (0..200)
-            .map(|i| Secret::new(format!("route 10.{i}.0.0 255.255.0.0")))
-            .collect();
+        let options: Vec<_> =
+            (0..200).map(|i| Secret::new(format!("route 10.{i}.0.0 255.255.0.0"))).collect();
         let (parts, refused) = push_reply(&options);
         assert_eq!(refused, 0);
         assert!(parts.len() > 5);
         let mut all = Vec::new();
         for (i, part) in parts.iter().enumerate() {
             assert!(part.expose().len() < 1024);
-            let FromServer::PushReply { options, more } = FromServer::parse(part.expose()) else {
-                panic!()
-            };
+            let FromServer::PushReply { options, more } = FromServer::parse(part.expose()) else { panic!() };
             assert_eq!(more, i + 1 < parts.len());
             all.extend(options);
         }
@@ -282,18 +261,12 @@ mod tests {
         assert_eq!(temporary.message(false), None);
         assert!(temporary.message(true).unwrap().starts_with("AUTH_FAILED,TEMP["));
         assert_eq!(AuthFailure::Denied(None).message(false).unwrap(), "AUTH_FAILED");
-        assert_eq!(
-            AuthFailure::Denied(Some("no\n\0".into())).message(true).unwrap(),
-            "AUTH_FAILED,no"
-        );
+        assert_eq!(AuthFailure::Denied(Some("no\n\0".into())).message(true).unwrap(), "AUTH_FAILED,no");
         assert!(restart("bye").starts_with("RESTART,[P]:"));
     }
 
     #[test]
     fn unknown_messages_keep_only_their_name() {
-        assert_eq!(
-            FromClient::parse("CR_RESPONSE,c2VjcmV0"),
-            FromClient::Unknown("CR_RESPONSE".into())
-        );
+        assert_eq!(FromClient::parse("CR_RESPONSE,c2VjcmV0"), FromClient::Unknown("CR_RESPONSE".into()));
     }
 }

@@ -43,9 +43,7 @@ impl PeerInfo {
 
     /// All lines, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.lines
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+        self.lines.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// The first value of `key`.
@@ -55,9 +53,7 @@ impl PeerInfo {
 
     /// The `IV_PROTO` bits; none when there is no such line.
     pub fn protocol_bits(&self) -> u32 {
-        self.value("IV_PROTO")
-            .and_then(|value| value.trim().parse().ok())
-            .unwrap_or(0)
+        self.value("IV_PROTO").and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
     /// True when the client has all of `bits`.

@@ -16,12 +16,8 @@ pub(crate) fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
 
 /// The bytes of a base64 block with this label; `None` without a block or when it is not base64.
 pub(crate) fn decode(text: &str, label: &str) -> Option<Zeroizing<Vec<u8>>> {
-    let body: Zeroizing<String> = Zeroizing::new(
-        block(text, label)?
-            .chars()
-            .filter(|c| !c.is_ascii_whitespace())
-            .collect(),
-    );
+    let body: Zeroizing<String> =
+        Zeroizing::new(block(text, label)?.chars().filter(|c| !c.is_ascii_whitespace()).collect());
     STANDARD.decode(body.as_bytes()).ok().map(Zeroizing::new)
 }
 

@@ -74,11 +74,7 @@ impl Window {
         if id <= self.floor || late || self.highest.saturating_sub(id) >= self.size {
             return Err(Replay::TooOld);
         }
-        if self.bit(id) {
-            Err(Replay::Duplicate)
-        } else {
-            Ok(())
-        }
+        if self.bit(id) { Err(Replay::Duplicate) } else { Ok(()) }
     }
 
     /// Marks an authenticated `id` as seen; true when it is the highest so far. Refuses what [`Window::check`] refuses.

@@ -19,9 +19,7 @@ impl Cipher {
 
     /// The cipher with this name, in any case; `None` for one that is not spoken.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|cipher| cipher.name().eq_ignore_ascii_case(name))
+        Self::ALL.into_iter().find(|cipher| cipher.name().eq_ignore_ascii_case(name))
     }
 
     /// The name in configs, in `IV_CIPHERS` and in the pushed `cipher` option.
@@ -68,11 +66,7 @@ impl Digest {
 
     /// The digest with this name, in any case, with or without a dash (`SHA256`, `SHA2-256`, `sha-1`).
     pub fn from_name(name: &str) -> Option<Self> {
-        let plain: String = name
-            .chars()
-            .filter(|c| *c != '-')
-            .collect::<String>()
-            .to_ascii_uppercase();
+        let plain: String = name.chars().filter(|c| *c != '-').collect::<String>().to_ascii_uppercase();
         Some(match plain.as_str() {
             "SHA1" => Self::Sha1,
             "SHA256" | "SHA2256" => Self::Sha256,

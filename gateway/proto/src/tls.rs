@@ -36,9 +36,7 @@ pub enum TlsError {
 
 impl core::fmt::Debug for Tls {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Tls")
-            .field("handshaking", &self.is_handshaking())
-            .finish_non_exhaustive()
+        f.debug_struct("Tls").field("handshaking", &self.is_handshaking()).finish_non_exhaustive()
     }
 }
 
@@ -55,11 +53,7 @@ impl Tls {
 
     fn new(mut conn: Connection) -> Self {
         conn.set_buffer_limit(Some(MAX_BUFFERED));
-        Self {
-            conn,
-            received: 0,
-            outgoing: Vec::new(),
-        }
+        Self { conn, received: 0, outgoing: Vec::new() }
     }
 
     /// Takes bytes of the peer in, in order.
@@ -76,11 +70,7 @@ impl Tls {
             let state = self.conn.process_new_packets()?;
             if taken == 0 {
                 let closed = state.peer_has_closed();
-                return if closed {
-                    Err(TlsError::PeerClosed)
-                } else {
-                    Err(TlsError::HandshakeTooLarge)
-                };
+                return if closed { Err(TlsError::PeerClosed) } else { Err(TlsError::HandshakeTooLarge) };
             }
         }
         Ok(())
@@ -121,10 +111,7 @@ impl Tls {
 
     /// The certificates that the peer presented, its own first; empty when it has none.
     pub(crate) fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
-        self.conn
-            .peer_certificates()
-            .map(<[_]>::to_vec)
-            .unwrap_or_default()
+        self.conn.peer_certificates().map(<[_]>::to_vec).unwrap_or_default()
     }
 
     /// 256 bytes of keying material under `label` (RFC 5705, no context).
@@ -136,16 +123,8 @@ impl Tls {
     /// Version and suite for the log.
     pub(crate) fn summary(&self) -> TlsSummary {
         TlsSummary {
-            version: self
-                .conn
-                .protocol_version()
-                .and_then(|v| v.as_str())
-                .unwrap_or("?"),
-            suite: self
-                .conn
-                .negotiated_cipher_suite()
-                .and_then(|s| s.suite().as_str())
-                .unwrap_or("?"),
+            version: self.conn.protocol_version().and_then(|v| v.as_str()).unwrap_or("?"),
+            suite: self.conn.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?"),
         }
     }
 }

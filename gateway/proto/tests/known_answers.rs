@@ -36,9 +36,7 @@ fn number(value: &Value, name: &str) -> u64 {
 
 fn bytes(value: &Value, name: &str) -> Vec<u8> {
     let hex = text(value, name);
-    (0..hex.len() / 2)
-        .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
-        .collect()
+    (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
 fn array<const N: usize>(value: &Value, name: &str) -> [u8; N] {
@@ -62,18 +60,8 @@ fn packet(v: &Value, payload: &[u8], check: impl FnOnce(Header, PacketStamp, Tai
         message_id: v["message_id"].as_u64().map(|id| MessageId(id as u32)),
         payload,
     };
-    let stamp = PacketStamp {
-        id: number(v, "packet_id") as u32,
-        time: number(v, "time") as u32,
-    };
-    check(
-        Header {
-            op,
-            session_id: SessionId(array(v, "session_id")),
-        },
-        stamp,
-        tail,
-    );
+    let stamp = PacketStamp { id: number(v, "packet_id") as u32, time: number(v, "time") as u32 };
+    check(Header { op, session_id: SessionId(array(v, "session_id")) }, stamp, tail);
 }
 
 /// The sender's key makes the very bytes, and the receiver's opens them.
@@ -82,11 +70,7 @@ fn check_wrapping(v: &Value, sender: &WrapKey, receiver: &WrapKey) {
     let payload = bytes(v, "payload");
     packet(v, &payload, |header, stamp, tail| {
         let wrapped = bytes(v, "wrapped");
-        assert_eq!(
-            sender.seal(&header, stamp, &tail).unwrap(),
-            wrapped,
-            "{name}: seal"
-        );
+        assert_eq!(sender.seal(&header, stamp, &tail).unwrap(), wrapped, "{name}: seal");
         let opened = receiver.open(Datagram(&wrapped)).unwrap();
         assert_eq!(opened.header, header, "{name}");
         assert_eq!(opened.stamp, Some(stamp), "{name}");
@@ -99,11 +83,7 @@ fn check_wrapping(v: &Value, sender: &WrapKey, receiver: &WrapKey) {
 fn crypt_pair(key: &StaticKey, v: &Value) -> (WrapKey, WrapKey) {
     let make = |direction| WrapKey::TlsCrypt(TlsCryptKey::new(key, direction).unwrap());
     let (server, client) = (make(KeyDirection::Normal), make(KeyDirection::Inverse));
-    if text(v, "sender") == "server" {
-        (server, client)
-    } else {
-        (client, server)
-    }
+    if text(v, "sender") == "server" { (server, client) } else { (client, server) }
 }
 
 #[test]
@@ -112,10 +92,7 @@ fn static_keys() {
     for v in list(&all, "valid") {
         let key = StaticKey::parse(text(v, "pem")).unwrap();
         assert_eq!(key.bytes().to_vec(), bytes(v, "key"), "{}", text(v, "name"));
-        assert_eq!(
-            StaticKey::parse(key.to_text().expose()).unwrap().bytes(),
-            key.bytes()
-        );
+        assert_eq!(StaticKey::parse(key.to_text().expose()).unwrap().bytes(), key.bytes());
     }
     for v in list(&all, "invalid") {
         assert!(StaticKey::parse(text(v, "pem")).is_err(), "{}", text(v, "name"));
@@ -188,10 +165,7 @@ fn tls_crypt_v2() {
             let (sender, receiver) = crypt_pair(&key, v);
             check_wrapping(v, &sender, &receiver);
             let datagram = bytes(v, "datagram");
-            if Opcode::from_number(number(v, "opcode") as u8)
-                .unwrap()
-                .carries_wkc()
-            {
+            if Opcode::from_number(number(v, "opcode") as u8).unwrap().carries_wkc() {
                 let (packet, opened) = server.split(&datagram).unwrap();
                 assert_eq!(packet, bytes(v, "wrapped"));
                 assert_eq!(opened.key.bytes(), key.bytes());
@@ -258,13 +232,9 @@ fn prf_sessions() {
         let client = source("client", Some(Secret::new(array(v, "pre_master"))));
         let server = source("server", None);
         let sid = |name: &str| SessionId(array(v, name));
-        let made = KeyMaterial::from_prf(
-            &client,
-            &server,
-            sid("client_session_id"),
-            sid("server_session_id"),
-        )
-        .unwrap();
+        let made =
+            KeyMaterial::from_prf(&client, &server, sid("client_session_id"), sid("server_session_id"))
+                .unwrap();
         let expected = KeyMaterial::new(array(v, "keys"));
         for role in [Role::Client, Role::Server] {
             let (a, b) = (

@@ -29,22 +29,14 @@ pub enum Place {
 impl Place {
     /// A place in a file.
     pub fn file(source: &Arc<str>, line: u32, column: u32) -> Self {
-        Self::File {
-            source: Arc::clone(source),
-            line,
-            column,
-        }
+        Self::File { source: Arc::clone(source), line, column }
     }
 
     /// The same line, at another column; places outside files stay as they are.
     #[must_use]
     pub fn at_column(&self, column: u32) -> Self {
         match self {
-            Self::File { source, line, .. } => Self::File {
-                source: Arc::clone(source),
-                line: *line,
-                column,
-            },
+            Self::File { source, line, .. } => Self::File { source: Arc::clone(source), line: *line, column },
             other => other.clone(),
         }
     }
@@ -93,20 +85,12 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A finding that refuses the start.
     pub fn error(place: &Place, message: impl Into<String>) -> Self {
-        Self {
-            place: place.clone(),
-            severity: Severity::Error,
-            message: message.into(),
-            hint: None,
-        }
+        Self { place: place.clone(), severity: Severity::Error, message: message.into(), hint: None }
     }
 
     /// A finding that is only worth knowing.
     pub fn warning(place: &Place, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(place, message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(place, message) }
     }
 
     /// The same finding with advice.

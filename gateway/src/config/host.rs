@@ -52,11 +52,7 @@ pub fn check_host(config: &Config, report: &mut Report) {
         Log::File(file) => Some(("log", file)),
         Log::Append(file) => Some(("log-append", file)),
     };
-    let persist = config
-        .network
-        .persist
-        .as_ref()
-        .map(|persist| ("ifconfig-pool-persist", &persist.file));
+    let persist = config.network.persist.as_ref().map(|persist| ("ifconfig-pool-persist", &persist.file));
     let pid = config.process.writepid.as_ref().map(|file| ("writepid", file));
     for (name, file) in [log, persist, pid].into_iter().flatten() {
         host.parent(name, file);
@@ -71,20 +67,12 @@ struct Host<'a> {
 impl Host<'_> {
     /// Where the directive was given: the last row with its name.
     fn place(&self, name: &str) -> Place {
-        let row = self
-            .report
-            .directives
-            .iter()
-            .rev()
-            .find(|row| row.directive == name);
+        let row = self.report.directives.iter().rev().find(|row| row.directive == name);
         row.map_or(Place::Whole, |row| row.place.clone())
     }
 
     fn error(&mut self, place: &Place, message: String, hint: Option<String>) {
-        self.report.problems.push(Diagnostic {
-            hint,
-            ..Diagnostic::error(place, message)
-        });
+        self.report.problems.push(Diagnostic { hint, ..Diagnostic::error(place, message) });
     }
 
     fn source(&mut self, name: &str, source: Option<&Source>, secret: bool) {
@@ -93,25 +81,15 @@ impl Host<'_> {
         match std::fs::File::open(path).and_then(|file| file.metadata()) {
             Err(error) => {
                 let hint = self.elsewhere(path);
-                self.error(
-                    &place,
-                    format!("{name}: cannot read '{}': {error}", path.display()),
-                    hint,
-                );
+                self.error(&place, format!("{name}: cannot read '{}': {error}", path.display()), hint);
             }
             Ok(metadata) if metadata.is_dir() => {
-                self.error(
-                    &place,
-                    format!("{name}: '{}' is a directory", path.display()),
-                    None,
-                );
+                self.error(&place, format!("{name}: '{}' is a directory", path.display()), None);
             }
             Ok(metadata) if secret && metadata.mode() & OTHERS != 0 => {
                 let message = format!("{name}: everybody can read or write '{}'", path.display());
                 let problem = Diagnostic::warning(&place, message);
-                self.report
-                    .problems
-                    .push(problem.hint(format!("chmod 600 {}", path.display())));
+                self.report.problems.push(problem.hint(format!("chmod 600 {}", path.display())));
             }
             Ok(_) => {}
         }
@@ -119,20 +97,12 @@ impl Host<'_> {
 
     /// A hint if the file lies beside the configuration file, where people often think it is looked for.
     fn elsewhere(&self, path: &Path) -> Option<String> {
-        let beside: PathBuf = self
-            .config
-            .process
-            .config_file
-            .as_ref()?
-            .parent()?
-            .join(path.file_name()?);
+        let beside: PathBuf = self.config.process.config_file.as_ref()?.parent()?.join(path.file_name()?);
         if beside == path || !beside.is_file() {
             return None;
         }
-        let directory = beside
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let directory =
+            beside.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Some(format!(
             "relative names start at the working directory; for the one beside the configuration use 'cd {}'",
             directory.display()
@@ -142,11 +112,7 @@ impl Host<'_> {
     fn directory(&mut self, name: &str, path: &Path) {
         if !path.is_dir() {
             let place = self.place(name);
-            self.error(
-                &place,
-                format!("{name}: '{}' is not a directory", path.display()),
-                None,
-            );
+            self.error(&place, format!("{name}: '{}' is not a directory", path.display()), None);
         }
     }
 
@@ -164,19 +130,11 @@ impl Host<'_> {
         match std::fs::metadata(path) {
             Err(error) => {
                 let hint = self.elsewhere(path);
-                self.error(
-                    place,
-                    format!("{name}: cannot run '{}': {error}", path.display()),
-                    hint,
-                );
+                self.error(place, format!("{name}: cannot run '{}': {error}", path.display()), hint);
             }
             Ok(metadata) if !metadata.is_file() || metadata.permissions().mode() & EXECUTE == 0 => {
                 let hint = Some(format!("chmod 755 {}", path.display()));
-                self.error(
-                    place,
-                    format!("{name}: '{}' is not a program", path.display()),
-                    hint,
-                );
+                self.error(place, format!("{name}: '{}' is not a program", path.display()), hint);
             }
             Ok(_) => {}
         }
@@ -190,11 +148,7 @@ impl Host<'_> {
                 let hint = (name == "nogroup").then(|| "on this system it may be called 'nobody'".to_owned());
                 self.error(&place, format!("there is no {kind} '{name}'"), hint);
             }
-            Err(error) => self.error(
-                &place,
-                format!("cannot look up the {kind} '{name}': {error}"),
-                None,
-            ),
+            Err(error) => self.error(&place, format!("cannot look up the {kind} '{name}': {error}"), None),
         }
     }
 }

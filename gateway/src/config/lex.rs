@@ -28,10 +28,7 @@ pub struct Arg {
 impl Arg {
     /// An argument with its place.
     pub fn new(text: impl Into<String>, place: Place) -> Self {
-        Self {
-            text: Secret::new(text.into()),
-            place,
-        }
+        Self { text: Secret::new(text.into()), place }
     }
 
     /// The argument after unquoting.
@@ -88,22 +85,14 @@ pub fn lex(source_name: &str, text: impl AsRef<[u8]>) -> Result<Vec<Directive>, 
     let start = Place::file(&source, 1, 1);
     if text.len() > MAX_TEXT {
         let message = format!("the text has {} bytes, the limit is {MAX_TEXT}", text.len());
-        return Err(vec![
-            Diagnostic::error(&start, message).hint("is this really a configuration file?"),
-        ]);
+        return Err(vec![Diagnostic::error(&start, message).hint("is this really a configuration file?")]);
     }
     if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
         let problem = Diagnostic::error(&start, "the text is UTF-16").hint("save the file as UTF-8");
         return Err(vec![problem]);
     }
     let text = text.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(text);
-    Lexer {
-        source,
-        directives: Vec::new(),
-        problems: Vec::new(),
-        block: None,
-    }
-    .run(text)
+    Lexer { source, directives: Vec::new(), problems: Vec::new(), block: None }.run(text)
 }
 
 /// Splits one command as hooks name it (`"/etc/openvpn/auth.sh --db 'my users'"`), by the same quoting rules.
@@ -158,24 +147,16 @@ impl Lexer {
             self.line(number, line.strip_suffix(b"\r").unwrap_or(line));
             if self.problems.len() >= MAX_DIAGNOSTICS {
                 let place = Place::file(&self.source, number, 1);
-                self.problems.push(Diagnostic::error(
-                    &place,
-                    "too many faults, the rest was not read",
-                ));
+                self.problems.push(Diagnostic::error(&place, "too many faults, the rest was not read"));
                 return Err(self.problems);
             }
         }
         if let Some(block) = self.block.take() {
             let message = format!("the block <{}> is never closed", block.tag);
             let hint = format!("close it with a line </{}>", block.tag);
-            self.problems
-                .push(Diagnostic::error(&block.place, message).hint(hint));
+            self.problems.push(Diagnostic::error(&block.place, message).hint(hint));
         }
-        if self.problems.is_empty() {
-            Ok(self.directives)
-        } else {
-            Err(self.problems)
-        }
+        if self.problems.is_empty() { Ok(self.directives) } else { Err(self.problems) }
     }
 
     fn line(&mut self, number: u32, line: &[u8]) {
@@ -207,8 +188,7 @@ impl Lexer {
         match tokens(line) {
             Ok(tokens) => self.directive(&place, tokens),
             Err((column, message)) => {
-                self.problems
-                    .push(Diagnostic::error(&place.at_column(column), message));
+                self.problems.push(Diagnostic::error(&place.at_column(column), message));
             }
         }
     }
@@ -217,8 +197,7 @@ impl Lexer {
         let Some(block) = &mut self.block else { return };
         let Ok(line) = str::from_utf8(line) else {
             let message = format!("the block <{}> holds bytes that are not UTF-8", block.tag);
-            self.problems
-                .push(Diagnostic::error(place, message).hint("inline blocks hold text (PEM)"));
+            self.problems.push(Diagnostic::error(place, message).hint("inline blocks hold text (PEM)"));
             return;
         };
         let closes = line
@@ -228,12 +207,7 @@ impl Lexer {
             .is_some_and(|rest| rest.starts_with('>'));
         if closes {
             if let Some(Block { tag, body, place }) = self.block.take() {
-                self.directives.push(Directive {
-                    name: tag,
-                    args: Vec::new(),
-                    inline: Some(body),
-                    place,
-                });
+                self.directives.push(Directive { name: tag, args: Vec::new(), inline: Some(body), place });
             }
             return;
         }
@@ -251,8 +225,7 @@ impl Lexer {
         let place = line.at_column(column);
         if count > MAX_TOKENS {
             let message = format!("{count} words in the line, the limit is {MAX_TOKENS}");
-            self.problems
-                .push(Diagnostic::error(&place, message).hint("quote arguments that hold spaces"));
+            self.problems.push(Diagnostic::error(&place, message).hint("quote arguments that hold spaces"));
             return;
         }
         if let Some(tag) = name.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')) {
@@ -264,14 +237,9 @@ impl Lexer {
                 let message = format!("</{tag}> closes a block that was never opened");
                 self.problems.push(Diagnostic::error(&place, message));
             } else if tag.is_empty() || !tag.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
-                self.problems
-                    .push(Diagnostic::error(&place, "a block needs a name such as <ca>"));
+                self.problems.push(Diagnostic::error(&place, "a block needs a name such as <ca>"));
             } else {
-                self.block = Some(Block {
-                    tag: tag.to_owned(),
-                    body: Secret::default(),
-                    place,
-                });
+                self.block = Some(Block { tag: tag.to_owned(), body: Secret::default(), place });
             }
             return;
         }
@@ -279,15 +247,8 @@ impl Lexer {
             Some(bare) if !bare.is_empty() => bare.to_owned(),
             _ => name,
         };
-        let args = tokens
-            .map(|(column, text)| Arg::new(text, line.at_column(column)))
-            .collect();
-        self.directives.push(Directive {
-            name,
-            args,
-            inline: None,
-            place,
-        });
+        let args = tokens.map(|(column, text)| Arg::new(text, line.at_column(column))).collect();
+        self.directives.push(Directive { name, args, inline: None, place });
     }
 }
 
@@ -375,20 +336,13 @@ mod tests {
         directives
             .into_iter()
             .map(|d| {
-                std::iter::once(d.name.clone())
-                    .chain(d.args.iter().map(|a| a.as_str().to_owned()))
-                    .collect()
+                std::iter::once(d.name.clone()).chain(d.args.iter().map(|a| a.as_str().to_owned())).collect()
             })
             .collect()
     }
 
     fn fault(text: impl AsRef<[u8]>) -> String {
-        lex("t", text)
-            .unwrap_err()
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
+        lex("t", text).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -399,10 +353,7 @@ mod tests {
             ("port 1194 ; tail", &[&["port", "1194"]]),
             ("a b#c d;e", &[&["a", "b#c", "d;e"]]),
             ("# a\n;b\n\n  # c\nd", &[&["d"]]),
-            (
-                "push \"route 10.0.0.0 255.0.0.0\"",
-                &[&["push", "route 10.0.0.0 255.0.0.0"]],
-            ),
+            ("push \"route 10.0.0.0 255.0.0.0\"", &[&["push", "route 10.0.0.0 255.0.0.0"]]),
             ("a 'b \"c\" \\d'", &[&["a", "b \"c\" \\d"]]),
             (r#"a "b \"c\" \\ d" e"#, &[&["a", "b \"c\" \\ d", "e"]]),
             (r"a b\ c\\d", &[&["a", "b c\\d"]]),
@@ -431,15 +382,9 @@ mod tests {
     fn inline_blocks() {
         let directives = lex("t", "<ca>\r\n-----A-----\r\n# kept \"\r\n  </ca>\r\ndev tun").unwrap();
         assert_eq!(directives[0].name, "ca");
-        assert_eq!(
-            directives[0].inline.as_ref().unwrap().expose(),
-            "-----A-----\n# kept \"\n"
-        );
+        assert_eq!(directives[0].inline.as_ref().unwrap().expose(), "-----A-----\n# kept \"\n");
         assert_eq!(directives[1].name, "dev");
-        assert!(
-            !format!("{directives:?}").contains("-----A"),
-            "bodies are secrets"
-        );
+        assert!(!format!("{directives:?}").contains("-----A"), "bodies are secrets");
     }
 
     #[test]
@@ -475,10 +420,7 @@ mod tests {
     #[test]
     fn all_faults_come_at_once_but_not_without_end() {
         assert_eq!(lex("t", "a 'b\nc \"d\n").unwrap_err().len(), 2);
-        assert_eq!(
-            lex("t", "a 'b\n".repeat(5000)).unwrap_err().len(),
-            MAX_DIAGNOSTICS + 1
-        );
+        assert_eq!(lex("t", "a 'b\n".repeat(5000)).unwrap_err().len(), MAX_DIAGNOSTICS + 1);
     }
 
     #[test]
@@ -488,10 +430,7 @@ mod tests {
 
     #[test]
     fn commands_split_like_lines() {
-        assert_eq!(
-            split_command("/bin/sh -c 'a b'").unwrap(),
-            ["/bin/sh", "-c", "a b"]
-        );
+        assert_eq!(split_command("/bin/sh -c 'a b'").unwrap(), ["/bin/sh", "-c", "a b"]);
         assert!(split_command("/bin/sh 'a").is_err());
     }
 

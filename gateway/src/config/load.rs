@@ -30,27 +30,14 @@ pub fn load(directives: Vec<Directive>, working_directory: &Path) -> (Config, Re
         config_file: None,
     };
     reader.take(directives, 0);
-    let Reader {
-        base,
-        directives,
-        problems,
-        ignorable,
-        forward_compatible,
-        config_file,
-    } = reader;
-    let last: HashMap<String, usize> = directives
-        .iter()
-        .enumerate()
-        .map(|(index, item)| (item.directive.name.clone(), index))
-        .collect();
+    let Reader { base, directives, problems, ignorable, forward_compatible, config_file } = reader;
+    let last: HashMap<String, usize> =
+        directives.iter().enumerate().map(|(index, item)| (item.directive.name.clone(), index)).collect();
     let mut draft = Draft::new(&base);
     // OpenVPN's own default.
     draft.config.process.verb = 1;
     draft.config.process.config_file = config_file;
-    let mut report = Report {
-        directives: Vec::with_capacity(directives.len()),
-        problems,
-    };
+    let mut report = Report { directives: Vec::with_capacity(directives.len()), problems };
     for (index, Taken { directive, optional }) in directives.iter().enumerate() {
         let spec = directives::find(&directive.name);
         let overridden = last.get(&directive.name).filter(|last| **last != index);
@@ -59,25 +46,14 @@ pub fn load(directives: Vec<Directive>, working_directory: &Path) -> (Config, Re
             None if ignorable.contains(&directive.name) => {
                 ignored(directive, "unknown here, and 'ignore-unknown-option' allows that")
             }
-            None if forward_compatible => ignored(
-                directive,
-                "unknown here, and 'setenv FORWARD_COMPATIBLE' allows that",
-            ),
+            None if forward_compatible => {
+                ignored(directive, "unknown here, and 'setenv FORWARD_COMPATIBLE' allows that")
+            }
             None => refused(unknown(directive), directive),
             Some(spec) => match (overridden, spec) {
-                (
-                    Some(last),
-                    Spec {
-                        list: false,
-                        class: Class::Honoured(_),
-                        ..
-                    },
-                ) => {
+                (Some(last), Spec { list: false, class: Class::Honoured(_), .. }) => {
                     let place = &directives[*last].directive.place;
-                    ignored(
-                        directive,
-                        format!("given again at {place}, and the last one wins"),
-                    )
+                    ignored(directive, format!("given again at {place}, and the last one wins"))
                 }
                 _ => apply(&mut draft, spec, directive),
             },
@@ -143,17 +119,11 @@ fn check_shape(spec: &Spec, directive: &Directive) -> Result<(), Diagnostic> {
     let (min, max) = spec.args;
     let count = directive.args.len();
     if count < min {
-        let message = format!(
-            "{name} needs at least {min} argument{}, it has {count}",
-            plural(min)
-        );
+        let message = format!("{name} needs at least {min} argument{}, it has {count}", plural(min));
         return Err(Diagnostic::error(&directive.place, message));
     }
     if count > max {
-        let message = format!(
-            "{name} takes at most {max} argument{}, it has {count}",
-            plural(max)
-        );
+        let message = format!("{name} takes at most {max} argument{}, it has {count}", plural(max));
         let problem = Diagnostic::error(directive.arg_place(max), message);
         return Err(problem.hint("quote arguments that hold spaces"));
     }
@@ -176,10 +146,7 @@ fn apply(draft: &mut Draft, spec: &Spec, directive: &Directive) -> Row {
         Class::Honoured(_)
             if spec.inline && directive.arg(0) == Some("[inline]") && spec.name != "tls-auth" =>
         {
-            Ok(Effect::Ignored(format!(
-                "the block <{}> holds the text",
-                spec.name
-            )))
+            Ok(Effect::Ignored(format!("the block <{}> holds the text", spec.name)))
         }
         Class::Honoured(handler) => handler(draft, directive),
     });
@@ -189,16 +156,8 @@ fn apply(draft: &mut Draft, spec: &Spec, directive: &Directive) -> Row {
         Ok(Effect::Noted(note)) => (Verdict::Honoured, Some(note)),
         Ok(Effect::Ignored(reason)) => (Verdict::Ignored, Some(reason)),
     };
-    draft
-        .places
-        .insert(directive.name.clone(), directive.place.clone());
-    Row {
-        directive: directive.name.clone(),
-        place: directive.place.clone(),
-        verdict,
-        note,
-        hint: None,
-    }
+    draft.places.insert(directive.name.clone(), directive.place.clone());
+    Row { directive: directive.name.clone(), place: directive.place.clone(), verdict, note, hint: None }
 }
 
 /// A directive as it was taken.
@@ -230,8 +189,7 @@ impl Reader {
             if optional {
                 if directive.args.len() < 2 {
                     let problem = Diagnostic::error(&directive.place, "setenv opt without a directive");
-                    self.problems
-                        .push(problem.hint("write: setenv opt DIRECTIVE VALUE"));
+                    self.problems.push(problem.hint("write: setenv opt DIRECTIVE VALUE"));
                     continue;
                 }
                 directive.name = directive.args[1].as_str().to_owned();
@@ -239,8 +197,7 @@ impl Reader {
             }
             match (directive.name.as_str(), directive.args.len()) {
                 ("ignore-unknown-option", 1..) => {
-                    self.ignorable
-                        .extend(directive.args.iter().map(|arg| arg.as_str().to_owned()));
+                    self.ignorable.extend(directive.args.iter().map(|arg| arg.as_str().to_owned()));
                 }
                 ("setenv", 1..) if directive.arg(0) == Some("FORWARD_COMPATIBLE") => {
                     self.forward_compatible = directive.arg(1) != Some("0");
@@ -264,8 +221,7 @@ impl Reader {
             self.base = path;
         } else {
             let message = format!("cd: '{}' is not a directory", path.display());
-            self.problems
-                .push(Diagnostic::error(directive.arg_place(0), message));
+            self.problems.push(Diagnostic::error(directive.arg_place(0), message));
         }
     }
 
@@ -274,8 +230,7 @@ impl Reader {
         let place = directive.arg_place(0);
         if depth >= MAX_DEPTH {
             let message = format!("config files nest deeper than {MAX_DEPTH}");
-            self.problems
-                .push(Diagnostic::error(place, message).hint("does a file include itself?"));
+            self.problems.push(Diagnostic::error(place, message).hint("does a file include itself?"));
             return;
         }
         if self.config_file.is_none() {
@@ -298,19 +253,12 @@ impl Reader {
 /// Reads a file up to just over the tokenizer's limit, which then refuses it.
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    std::fs::File::open(path)?
-        .take(lex::MAX_TEXT as u64 + 1)
-        .read_to_end(&mut text)?;
+    std::fs::File::open(path)?.take(lex::MAX_TEXT as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 
 /// A directive that stands for one file on the command line.
 pub fn include(file: &str, place: Place) -> Directive {
     let args = vec![lex::Arg::new(file, place.clone())];
-    Directive {
-        name: "config".to_owned(),
-        args,
-        inline: None,
-        place,
-    }
+    Directive { name: "config".to_owned(), args, inline: None, place }
 }

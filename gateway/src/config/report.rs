@@ -64,53 +64,31 @@ impl Report {
 
     /// Everything that refuses the start, in order.
     pub fn errors(&self) -> Vec<Diagnostic> {
-        let rows = self
-            .directives
-            .iter()
-            .filter(|row| row.verdict == Verdict::Refused)
-            .map(|row| {
-                let problem = Diagnostic::error(&row.place, row.note.clone().unwrap_or_default());
-                Diagnostic {
-                    hint: row.hint.clone(),
-                    ..problem
-                }
-            });
-        rows.chain(self.problems.iter().filter(|problem| problem.is_error()).cloned())
-            .collect()
+        let rows = self.directives.iter().filter(|row| row.verdict == Verdict::Refused).map(|row| {
+            let problem = Diagnostic::error(&row.place, row.note.clone().unwrap_or_default());
+            Diagnostic { hint: row.hint.clone(), ..problem }
+        });
+        rows.chain(self.problems.iter().filter(|problem| problem.is_error()).cloned()).collect()
     }
 
     /// Everything that is worth a line in the log at start: warnings, and directives that are left out.
     pub fn notices(&self) -> Vec<Diagnostic> {
-        let rows = self
-            .directives
-            .iter()
-            .filter_map(|row| match (row.verdict, &row.note) {
-                (Verdict::Ignored, Some(note)) => Some(Diagnostic::warning(
-                    &row.place,
-                    format!("{} is ignored: {note}", row.directive),
-                )),
-                (Verdict::Honoured, Some(note)) => Some(Diagnostic::warning(
-                    &row.place,
-                    format!("{}: {note}", row.directive),
-                )),
-                _ => None,
-            });
-        rows.chain(
-            self.problems
-                .iter()
-                .filter(|problem| !problem.is_error())
-                .cloned(),
-        )
-        .collect()
+        let rows = self.directives.iter().filter_map(|row| match (row.verdict, &row.note) {
+            (Verdict::Ignored, Some(note)) => {
+                Some(Diagnostic::warning(&row.place, format!("{} is ignored: {note}", row.directive)))
+            }
+            (Verdict::Honoured, Some(note)) => {
+                Some(Diagnostic::warning(&row.place, format!("{}: {note}", row.directive)))
+            }
+            _ => None,
+        });
+        rows.chain(self.problems.iter().filter(|problem| !problem.is_error()).cloned()).collect()
     }
 
     /// The table for people; ends with a line that counts.
     pub fn table(&self) -> String {
-        let cells: Vec<(String, &str, &Row)> = self
-            .directives
-            .iter()
-            .map(|row| (row.place.to_string(), row.verdict.word(), row))
-            .collect();
+        let cells: Vec<(String, &str, &Row)> =
+            self.directives.iter().map(|row| (row.place.to_string(), row.verdict.word(), row)).collect();
         let width = |len: fn(&(String, &str, &Row)) -> usize| cells.iter().map(len).max().unwrap_or(0);
         let (places, verdicts) = (width(|cell| cell.0.chars().count()), width(|cell| cell.1.len()));
         let names = width(|cell| cell.2.directive.chars().count());
@@ -132,12 +110,7 @@ impl Report {
         for problem in &self.problems {
             let _ = writeln!(out, "{problem}");
         }
-        let count = |verdict| {
-            self.directives
-                .iter()
-                .filter(|row| row.verdict == verdict)
-                .count()
-        };
+        let count = |verdict| self.directives.iter().filter(|row| row.verdict == verdict).count();
         let errors = self.problems.iter().filter(|problem| problem.is_error()).count();
         let _ = writeln!(
             out,
@@ -161,9 +134,6 @@ impl Report {
             #[serde(flatten)]
             report: &'a Report,
         }
-        serde_json::to_string_pretty(&Document {
-            accepted: !self.refused(),
-            report: self,
-        })
+        serde_json::to_string_pretty(&Document { accepted: !self.refused(), report: self })
     }
 }

@@ -32,19 +32,12 @@ pub(super) fn base(config: &Config, dev: Option<&str>) -> Env {
         if !listener.address.ip().is_unspecified() {
             env.set(&format!("local_{number}"), listener.address.ip().to_string());
         }
-        env.set(
-            &format!("local_port_{number}"),
-            listener.address.port().to_string(),
-        );
-        env.set(
-            &format!("proto_{number}"),
-            if listener.address.is_ipv4() { "udp4" } else { "udp" },
-        );
+        env.set(&format!("local_port_{number}"), listener.address.port().to_string());
+        env.set(&format!("proto_{number}"), if listener.address.is_ipv4() { "udp4" } else { "udp" });
     }
     let network = &config.network;
     if let Some(own) = network.ifconfig {
-        env.set("ifconfig_local", own.local.to_string())
-            .set("ifconfig_netmask", own.netmask().to_string());
+        env.set("ifconfig_local", own.local.to_string()).set("ifconfig_netmask", own.netmask().to_string());
     }
     if let Some(own) = network.ifconfig6 {
         env.set("ifconfig_ipv6_local", own.local.to_string())
@@ -54,10 +47,7 @@ pub(super) fn base(config: &Config, dev: Option<&str>) -> Env {
     for (number, route) in (1..).zip(&network.routes) {
         let mask = u32::MAX.checked_shl(32 - u32::from(route.prefix)).unwrap_or(0);
         env.set(&format!("route_network_{number}"), route.network.to_string());
-        env.set(
-            &format!("route_netmask_{number}"),
-            std::net::Ipv4Addr::from_bits(mask).to_string(),
-        );
+        env.set(&format!("route_netmask_{number}"), std::net::Ipv4Addr::from_bits(mask).to_string());
         if let Some(gateway) = route.gateway {
             env.set(&format!("route_gateway_{number}"), gateway.to_string());
         }

@@ -23,13 +23,7 @@ pub(super) fn start(process: &Process) -> io::Result<()> {
     let builder = fmt().with_max_level(level).with_target(false).with_ansi(false);
     let file = match &process.log {
         Log::Stderr => None,
-        Log::File(path) => Some(
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(path)?,
-        ),
+        Log::File(path) => Some(OpenOptions::new().write(true).create(true).truncate(true).open(path)?),
         Log::Append(path) => Some(OpenOptions::new().append(true).create(true).open(path)?),
     };
     // A second start in one process (tests) keeps the first log.

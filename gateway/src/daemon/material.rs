@@ -24,10 +24,7 @@ const MAX_KEY_FILE: u64 = 64 * 1024;
 /// Control-channel protection.
 pub(super) fn protections(config: &Config) -> Result<Protections, String> {
     let shared = |key, source| Protections {
-        shared: Some(Protection {
-            key: Arc::new(key),
-            source,
-        }),
+        shared: Some(Protection { key: Arc::new(key), source }),
         per_client: None,
     };
     match &config.wrap {
@@ -57,10 +54,7 @@ pub(super) fn protections(config: &Config) -> Result<Protections, String> {
                 allow_noncookie: *cookie == CookieMode::AllowNoncookie,
                 max_age: *max_age,
             };
-            Ok(Protections {
-                shared: None,
-                per_client: Some(per_client),
-            })
+            Ok(Protections { shared: None, per_client: Some(per_client) })
         }
     }
 }
@@ -71,9 +65,7 @@ fn static_key(directive: &str, source: &Source) -> Result<StaticKey, String> {
 }
 
 fn text(directive: &str, source: &Source) -> Result<Secret<String>, String> {
-    let bytes = source
-        .read(MAX_KEY_FILE)
-        .map_err(|error| named(directive, source, &error))?;
+    let bytes = source.read(MAX_KEY_FILE).map_err(|error| named(directive, source, &error))?;
     let text = String::from_utf8(bytes.expose().clone())
         .map_err(|_| named(directive, source, &"not a text file"))?;
     Ok(Secret::new(text))
@@ -89,10 +81,7 @@ fn named(directive: &str, source: &Source, error: &dyn std::fmt::Display) -> Str
 /// Certificates and everything about TLS.
 pub(super) fn server_tls(config: &Config) -> Result<ServerTls, PkiError> {
     let tls = &config.tls;
-    let missing = |directive| PkiError::Option {
-        directive,
-        reason: "is missing".to_owned(),
-    };
+    let missing = |directive| PkiError::Option { directive, reason: "is missing".to_owned() };
     let cert = pem("cert", tls.cert.as_ref().ok_or_else(|| missing("cert"))?)?;
     let key = match tls.key.as_ref().ok_or_else(|| missing("key"))? {
         Source::Inline(text) => KeyPem::inline(text.expose().clone()),
@@ -100,11 +89,7 @@ pub(super) fn server_tls(config: &Config) -> Result<ServerTls, PkiError> {
     };
     let mut options = PkiOptions::new(cert, key);
     options.ca = tls.ca.as_ref().map(|source| pem("ca", source)).transpose()?;
-    options.extra_certs = tls
-        .extra_certs
-        .as_ref()
-        .map(|source| pem("extra-certs", source))
-        .transpose()?;
+    options.extra_certs = tls.extra_certs.as_ref().map(|source| pem("extra-certs", source)).transpose()?;
     options.crl = match &tls.crl {
         None => CrlSource::None,
         Some(Source::Inline(text)) => CrlSource::Inline(Pem::inline("crl-verify", text.expose().clone())),
@@ -115,11 +100,7 @@ pub(super) fn server_tls(config: &Config) -> Result<ServerTls, PkiError> {
         CertificatePolicy::Optional => ClientCert::Optional,
         CertificatePolicy::None => ClientCert::None,
     };
-    options.fingerprints = tls
-        .peer_fingerprints
-        .iter()
-        .map(|fingerprint| fingerprint.0)
-        .collect();
+    options.fingerprints = tls.peer_fingerprints.iter().map(|fingerprint| fingerprint.0).collect();
     options.rules = LeafRules {
         key_usage: match &tls.remote_cert_ku {
             None => KeyUsageRule::Any,

@@ -58,26 +58,13 @@ pub struct StartError {
 
 impl StartError {
     fn config(error: impl std::fmt::Display) -> Self {
-        Self {
-            code: exit::CONFIG,
-            message: error.to_string(),
-        }
+        Self { code: exit::CONFIG, message: error.to_string() }
     }
 
     fn io(what: &str, error: &io::Error) -> Self {
-        let code = if error.kind() == io::ErrorKind::PermissionDenied {
-            exit::PERMISSION
-        } else {
-            exit::RUNTIME
-        };
-        Self {
-            code,
-            message: if what.is_empty() {
-                error.to_string()
-            } else {
-                format!("{what}: {error}")
-            },
-        }
+        let code =
+            if error.kind() == io::ErrorKind::PermissionDenied { exit::PERMISSION } else { exit::RUNTIME };
+        Self { code, message: if what.is_empty() { error.to_string() } else { format!("{what}: {error}") } }
     }
 }
 
@@ -116,11 +103,7 @@ impl Running {
     fn start(config: &Arc<Config>) -> Result<Self, StartError> {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = count(config.tessera.workers, cores, MAX_WORKERS);
-        let workers = if workers.is_power_of_two() {
-            workers
-        } else {
-            workers.next_power_of_two() / 2
-        };
+        let workers = if workers.is_power_of_two() { workers } else { workers.next_power_of_two() / 2 };
         let shard_count = count(config.tessera.session_shards, cores.div_ceil(2), MAX_AUTO_SHARDS);
         let layout = PeerIdLayout::new(workers as u32)
             .ok_or_else(|| StartError::config(format!("workers {workers}: not a power of two")))?;
@@ -163,9 +146,7 @@ impl Running {
             .map_err(|_| StartError::config("the system gives no randomness"))?;
         let tokens = Arc::new(tokens);
         let mut cookie_key = [0; 16];
-        random
-            .fill(&mut cookie_key)
-            .map_err(|_| StartError::config("the system gives no randomness"))?;
+        random.fill(&mut cookie_key).map_err(|_| StartError::config("the system gives no randomness"))?;
         let cookies = CookieKey::new(cookie_key, config.timers.hand_window);
 
         let (to_shards, from_workers): (Vec<_>, Vec<_>) =
@@ -173,12 +154,7 @@ impl Running {
         let data = DataPlane::start(DataPlaneSetup {
             layout,
             sockets: (0..workers)
-                .map(|_| {
-                    groups
-                        .iter_mut()
-                        .map(|group| group.worker_sockets.remove(0))
-                        .collect()
-                })
+                .map(|_| groups.iter_mut().map(|group| group.worker_sockets.remove(0)).collect())
                 .collect(),
             tun: tun.map(|tun| tun.queues).unwrap_or_default(),
             shards: to_shards,
@@ -197,10 +173,7 @@ impl Running {
             let setup = ShardSetup {
                 index,
                 backend,
-                sockets: groups
-                    .iter_mut()
-                    .map(|group| group.shard_sockets.remove(0))
-                    .collect(),
+                sockets: groups.iter_mut().map(|group| group.shard_sockets.remove(0)).collect(),
                 config: Arc::clone(config),
                 params: Arc::clone(&params),
                 protections: protections.clone(),
@@ -225,14 +198,7 @@ impl Running {
                 .map_err(|error| StartError::io("session shard", &error))?;
             shards.push((commands[index].clone(), thread));
         }
-        Ok(Self {
-            shards,
-            data,
-            hooks,
-            directory,
-            tokens,
-            applied,
-        })
+        Ok(Self { shards, data, hooks, directory, tokens, applied })
     }
 }
 
@@ -248,11 +214,7 @@ fn open_tun(config: &Config, workers: usize) -> Result<Option<Tun>, StartError> 
         return Ok(None);
     }
     let dev = config.device.name.clone().unwrap_or_else(|| "tun".to_owned());
-    let spec = TunSpec {
-        dev,
-        node: config.device.node.clone(),
-        queues: workers,
-    };
+    let spec = TunSpec { dev, node: config.device.node.clone(), queues: workers };
     let tun = Tun::open(&spec).map_err(|error| StartError::io("", &error))?;
     info!("TUN device {} opened with {workers} queue(s)", tun.name);
     Ok(Some(tun))
@@ -279,14 +241,7 @@ fn open_listeners(config: &Config, workers: usize, shards: usize) -> Result<Vec<
         let mut opened = ListenerGroup::open(&spec, workers, shards);
         if opened.is_err() && listener.ipv4_fallback {
             warn!("no IPv6 on this host: listening on IPv4 only");
-            opened = ListenerGroup::open(
-                &ListenSpec {
-                    family: Family::V4,
-                    ..spec
-                },
-                workers,
-                shards,
-            );
+            opened = ListenerGroup::open(&ListenSpec { family: Family::V4, ..spec }, workers, shards);
         }
         let group = opened.map_err(|error| StartError::io(&listener.place.to_string(), &error))?;
         info!("listening on udp {}", group.local);
@@ -310,10 +265,8 @@ fn set_up_link(config: &Config, tun: Option<&Tun>) -> Result<netlink::Applied, S
         ..LinkPlan::default()
     };
     if !config.device.ifconfig_noexec {
-        plan.addresses
-            .extend(network.ifconfig.map(|i| (i.local.into(), i.prefix)));
-        plan.addresses
-            .extend(network.ifconfig6.map(|i| (i.local.into(), i.prefix)));
+        plan.addresses.extend(network.ifconfig.map(|i| (i.local.into(), i.prefix)));
+        plan.addresses.extend(network.ifconfig6.map(|i| (i.local.into(), i.prefix)));
     }
     if !config.device.route_noexec {
         plan.routes.extend(network.routes.iter().map(|r| netlink::Route {
@@ -333,9 +286,7 @@ fn set_up_link(config: &Config, tun: Option<&Tun>) -> Result<netlink::Applied, S
         .enable_all()
         .build()
         .map_err(|error| StartError::io("runtime", &error))?;
-    runtime
-        .block_on(netlink::apply(&plan))
-        .map_err(|error| StartError::io(&tun.name, &error))
+    runtime.block_on(netlink::apply(&plan)).map_err(|error| StartError::io(&tun.name, &error))
 }
 
 fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartError> {
@@ -343,10 +294,7 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
     let v4 = network.pool.map(|pool| (pool.first, pool.last));
     let v6 = network.pool6.map(|pool| (pool.first, pool.prefix));
     let mut pool = AddressPool::new(v4, v6).map_err(StartError::config)?;
-    let own = [
-        network.ifconfig.map(|i| i.local.into()),
-        network.ifconfig6.map(|i| i.local.into()),
-    ];
+    let own = [network.ifconfig.map(|i| i.local.into()), network.ifconfig6.map(|i| i.local.into())];
     for address in own.into_iter().flatten() {
         pool.exclude(address).map_err(StartError::config)?;
     }
@@ -355,10 +303,7 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
         Some(persist) => {
             let interval = persist.interval.unwrap_or_default();
             let (persist, rejected) = Persist::load(&persist.file, interval, clock::now(), &mut pool)
-                .map_err(|error| StartError {
-                    code: exit::RUNTIME,
-                    message: error.to_string(),
-                })?;
+                .map_err(|error| StartError { code: exit::RUNTIME, message: error.to_string() })?;
             for line in rejected {
                 warn!("ifconfig-pool-persist: {line:?}");
             }
@@ -367,19 +312,11 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
     };
     let peer_ids = PeerIdAllocator::new(layout, config.limits.max_clients);
     let routes = RouteTable::new(max_routes(config));
-    Ok(Directory::new(
-        pool,
-        persist,
-        peer_ids,
-        routes,
-        config.limits.duplicate_cn,
-    ))
+    Ok(Directory::new(pool, persist, peer_ids, routes, config.limits.duplicate_cn))
 }
 
 fn max_routes(config: &Config) -> usize {
-    (config.limits.max_clients as usize)
-        .saturating_mul(2)
-        .saturating_add(SPARE_ROUTES)
+    (config.limits.max_clients as usize).saturating_mul(2).saturating_add(SPARE_ROUTES)
 }
 
 fn session_params(config: &Config) -> SessionParams {
@@ -388,15 +325,11 @@ fn session_params(config: &Config) -> SessionParams {
         handshake_window: timers.hand_window,
         transition_window: timers.tran_window,
         tls_timeout: timers.tls_timeout,
-        renegotiate_after: timers.reneg_max.map(|max| Renegotiate {
-            max,
-            min: timers.reneg_min.unwrap_or(max).min(max),
-        }),
+        renegotiate_after: timers
+            .reneg_max
+            .map(|max| Renegotiate { max, min: timers.reneg_min.unwrap_or(max).min(max) }),
         max_packet: usize::from(config.transport.max_packet_size),
-        replay_window: (
-            config.transport.replay_window.packets,
-            config.transport.replay_window.time,
-        ),
+        replay_window: (config.transport.replay_window.packets, config.transport.replay_window.time),
         ciphers: config.crypto.data_ciphers.clone(),
         fallback_cipher: config.crypto.fallback,
         tun_mtu: config.device.mtu,

@@ -35,9 +35,7 @@ pub(super) fn wait_and_stop(running: Running, config: &Arc<Config>) -> Result<()
         {
             warn!("writepid {}: {error}", path.display());
         }
-        wait(&running)
-            .await
-            .map_err(|error| StartError::io("signals", &error))?;
+        wait(&running).await.map_err(|error| StartError::io("signals", &error))?;
         stop(running, config).await;
         Ok(())
     })
@@ -103,21 +101,11 @@ fn report(running: &Running) {
 }
 
 async fn stop(running: Running, config: &Config) {
-    let Running {
-        shards,
-        data,
-        hooks,
-        directory,
-        tokens,
-        applied,
-    } = running;
+    let Running { shards, data, hooks, directory, tokens, applied } = running;
     let mut done = Vec::new();
     for (shard, _) in &shards {
         let (tell, told) = oneshot::channel();
-        let command = Command::Stop {
-            reason: "server is restarting".to_owned(),
-            done: tell,
-        };
+        let command = Command::Stop { reason: "server is restarting".to_owned(), done: tell };
         if shard.send(command).await.is_ok() {
             done.push(told);
         }

@@ -50,9 +50,7 @@ pub(super) struct Handover {
 
 impl std::fmt::Debug for Handover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handover")
-            .field("workers", &self.to.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Handover").field("workers", &self.to.len()).finish_non_exhaustive()
     }
 }
 
@@ -83,11 +81,7 @@ impl Handover {
         let Some(Some(ring)) = self.to.get_mut(worker) else {
             return false;
         };
-        let mut parcel = Parcel {
-            kind,
-            len: packet.len(),
-            bytes: [0; SLOT_LEN],
-        };
+        let mut parcel = Parcel { kind, len: packet.len(), bytes: [0; SLOT_LEN] };
         let Some(place) = parcel.bytes.get_mut(..packet.len()) else {
             return false;
         };

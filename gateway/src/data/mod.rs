@@ -74,17 +74,9 @@ impl DataPlane {
     /// # Errors
     /// When threads or their wakers cannot be made.
     pub fn start(setup: DataPlaneSetup) -> io::Result<Self> {
-        let wakers = setup
-            .sockets
-            .iter()
-            .map(|_| Waker::new())
-            .collect::<io::Result<Vec<_>>>()?;
+        let wakers = setup.sockets.iter().map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
         let mut tun = setup.tun.into_iter();
-        let mut handle = DataHandle {
-            layout: setup.layout,
-            workers: Vec::new(),
-            counters: Vec::new(),
-        };
+        let mut handle = DataHandle { layout: setup.layout, workers: Vec::new(), counters: Vec::new() };
         let mut threads = Vec::new();
         let meshed = Handover::mesh(&wakers).into_iter().zip(wakers.clone());
         for (index, (sockets, (handover, waker))) in setup.sockets.into_iter().zip(meshed).enumerate() {

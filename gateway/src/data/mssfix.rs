@@ -101,11 +101,7 @@ fn patch_checksum(tcp: &mut [u8], at: usize, old: u16, new: u16) {
         return;
     };
     // An option at an odd offset straddles two words: its bytes then count swapped.
-    let (old, new) = if at.is_multiple_of(2) {
-        (old, new)
-    } else {
-        (old.swap_bytes(), new.swap_bytes())
-    };
+    let (old, new) = if at.is_multiple_of(2) { (old, new) } else { (old.swap_bytes(), new.swap_bytes()) };
     let mut total = u32::from(!u16::from_be_bytes(*sum)) + u32::from(!old) + u32::from(new);
     while total > 0xffff {
         total = (total & 0xffff) + (total >> 16);
@@ -155,11 +151,7 @@ mod tests {
 
     #[test]
     fn clamps_even_and_odd_offsets_and_keeps_the_checksum() {
-        for options in [
-            &[2u8, 4, 0x05, 0xb4][..],
-            &[1, 2, 4, 0x05, 0xb4],
-            &[3, 3, 7, 2, 4, 0x05, 0xb4, 1],
-        ] {
+        for options in [&[2u8, 4, 0x05, 0xb4][..], &[1, 2, 4, 0x05, 0xb4], &[3, 3, 7, 2, 4, 0x05, 0xb4, 1]] {
             for (v6, at, expected) in [(false, 20, 1300u16), (true, 40, 1280)] {
                 let mut packet = syn(v6, options);
                 assert!(clamp(&mut packet, 1300));

@@ -62,10 +62,7 @@ impl Peer {
             self.spec.path.local = path.local;
             return false;
         }
-        if self
-            .asked_to_move
-            .is_some_and(|at| now.saturating_since(at) < MOVE_EVERY)
-        {
+        if self.asked_to_move.is_some_and(|at| now.saturating_since(at) < MOVE_EVERY) {
             return false;
         }
         self.asked_to_move = Some(now);
@@ -82,10 +79,7 @@ impl Peer {
         self.channel.current().is_some_and(|key| {
             key.is_worn()
                 || self.spec.reneg_bytes.is_some_and(|limit| key.bytes() >= limit)
-                || self
-                    .spec
-                    .reneg_packets
-                    .is_some_and(|limit| u64::from(key.sealed_packets()) >= limit)
+                || self.spec.reneg_packets.is_some_and(|limit| u64::from(key.sealed_packets()) >= limit)
         })
     }
 }
@@ -99,10 +93,7 @@ pub(super) struct Peers {
 
 impl Peers {
     pub(super) const fn new(layout: PeerIdLayout) -> Self {
-        Self {
-            layout,
-            slots: Vec::new(),
-        }
+        Self { layout, slots: Vec::new() }
     }
 
     pub(super) fn insert(&mut self, peer: Peer) {
@@ -116,10 +107,7 @@ impl Peers {
     #[inline]
     pub(super) fn lookup(&mut self, id: PeerId) -> Option<&mut Peer> {
         let slot = self.layout.slot_of(id) as usize;
-        self.slots
-            .get_mut(slot)?
-            .as_deref_mut()
-            .filter(|peer| peer.spec.id == id)
+        self.slots.get_mut(slot)?.as_deref_mut().filter(|peer| peer.spec.id == id)
     }
 
     /// Removes a peer if that generation still holds the id: a late writer loses.

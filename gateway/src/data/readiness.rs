@@ -25,21 +25,14 @@ impl Readiness {
         for source in sources {
             epoll.add(source, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         }
-        Ok(Self {
-            epoll,
-            wants_room: vec![false; sockets],
-        })
+        Ok(Self { epoll, wants_room: vec![false; sockets] })
     }
 
     /// Returns when a source is ready or `most` has passed, whichever is first.
     pub(super) fn wait(&self, most: Duration) {
         let mut events = [EpollEvent::empty(); EVENTS];
         // A millisecond more than asked for: waking just before a deadline would turn for nothing.
-        let millis = if most.is_zero() {
-            0
-        } else {
-            most.as_millis().saturating_add(1)
-        };
+        let millis = if most.is_zero() { 0 } else { most.as_millis().saturating_add(1) };
         let timeout =
             EpollTimeout::try_from(u32::try_from(millis).unwrap_or(u32::MAX)).unwrap_or(EpollTimeout::NONE);
         // An interrupted wait is a turn with nothing to do.
@@ -51,11 +44,7 @@ impl Readiness {
         let Some(known) = self.wants_room.get_mut(index).filter(|known| **known != wants) else {
             return;
         };
-        let flags = if wants {
-            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
-        } else {
-            EpollFlags::EPOLLIN
-        };
+        let flags = if wants { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
         if self.epoll.modify(socket, &mut EpollEvent::new(flags, 0)).is_ok() {
             *known = wants;
         }

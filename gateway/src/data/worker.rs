@@ -114,12 +114,7 @@ impl Worker {
     /// When the process may not open another file.
     pub(super) fn new(setup: WorkerSetup, handover: Handover) -> io::Result<Self> {
         let tun = setup.tun.as_ref().map(AsFd::as_fd);
-        let sources = setup
-            .sockets
-            .iter()
-            .map(AsFd::as_fd)
-            .chain(tun)
-            .chain([setup.waker.as_fd()]);
+        let sources = setup.sockets.iter().map(AsFd::as_fd).chain(tun).chain([setup.waker.as_fd()]);
         let ready = Readiness::new(sources, setup.sockets.len())?;
         let core = Core {
             send: setup.sockets.iter().map(|_| SendBatch::new()).collect(),
@@ -139,11 +134,7 @@ impl Worker {
             mssfix: setup.mssfix,
             counters: setup.counters,
         };
-        Ok(Self {
-            recv: RecvBatch::new(),
-            ready,
-            core,
-        })
+        Ok(Self { recv: RecvBatch::new(), ready, core })
     }
 
     /// Works until it is told to stop, or until nobody is left to tell it.
@@ -238,14 +229,7 @@ impl Core {
             ToWorker::Remove { id, generation } => {
                 if let Some(peer) = self.peers.remove(id, generation) {
                     let stats: PeerStats = peer.stats;
-                    self.tell(
-                        peer.spec.shard,
-                        FromWorker::Removed {
-                            id,
-                            generation,
-                            stats,
-                        },
-                    );
+                    self.tell(peer.spec.shard, FromWorker::Removed { id, generation, stats });
                 }
             }
             ToWorker::AddRoute(prefix, id) => {
@@ -255,11 +239,7 @@ impl Core {
             ToWorker::RemoveRoutes(id) => {
                 self.routes.remove_owner(id);
             }
-            ToWorker::Datagram {
-                listener,
-                path,
-                mut bytes,
-            } => {
+            ToWorker::Datagram { listener, path, mut bytes } => {
                 let now = clock::read();
                 self.handle_datagram(listener, path, &mut bytes, now);
             }
@@ -274,9 +254,7 @@ impl Core {
         };
         let owner = self.layout.worker_of(id) as usize;
         if owner != self.index {
-            let sent = self
-                .handover
-                .send(owner, Kind::Sealed { listener, path }, datagram);
+            let sent = self.handover.send(owner, Kind::Sealed { listener, path }, datagram);
             return self.count_handover(sent);
         }
         let Some(peer) = self.peers.lookup(id) else {
@@ -342,11 +320,7 @@ impl Core {
         match queue.try_reserve() {
             Ok(place) => {
                 self.counters.control_passed.add(1);
-                place.send(FromWorker::Control {
-                    listener,
-                    path,
-                    bytes: datagram.to_vec(),
-                });
+                place.send(FromWorker::Control { listener, path, bytes: datagram.to_vec() });
             }
             Err(_) => self.counters.shard_full.add(1),
         }
@@ -441,11 +415,7 @@ impl Core {
             let queue = self.shards.get(shard);
             let tell =
                 |message| queue.is_some_and(|queue: &Sender<FromWorker>| queue.try_send(message).is_ok());
-            if peer
-                .spec
-                .ping_restart
-                .is_some_and(|limit| now.saturating_since(peer.last_received) >= limit)
-            {
+            if peer.spec.ping_restart.is_some_and(|limit| now.saturating_since(peer.last_received) >= limit) {
                 // Repeated until the shard has room for it.
                 peer.reported_gone = peer.reported_gone || tell(FromWorker::Silent(id));
             }
@@ -460,10 +430,7 @@ impl Core {
             if !peer.reported_worn && peer.is_worn() {
                 peer.reported_worn = tell(FromWorker::RenegotiationDue(id));
             }
-            if peer
-                .spec
-                .ping
-                .is_some_and(|every| now.saturating_since(peer.last_sent) >= every)
+            if peer.spec.ping.is_some_and(|every| now.saturating_since(peer.last_sent) >= every)
                 && let Some(batch) = self.send.get_mut(peer.spec.listener)
             {
                 if batch.is_full()

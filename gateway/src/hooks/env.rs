@@ -33,11 +33,7 @@ impl Env {
     /// scripts read environments line by line.
     pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
         let value: String = value.into();
-        let clean = if value.chars().any(char::is_control) {
-            printable(&value)
-        } else {
-            value
-        };
+        let clean = if value.chars().any(char::is_control) { printable(&value) } else { value };
         self.vars.insert(name.to_owned(), Secret::new(clean));
         self
     }
@@ -84,18 +80,14 @@ impl Env {
 
     /// For the new process.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (OsString, OsString)> {
-        self.vars
-            .iter()
-            .map(|(name, value)| (name.into(), value.expose().into()))
+        self.vars.iter().map(|(name, value)| (name.into(), value.expose().into()))
     }
 }
 
 /// Text with control characters replaced by `_`: how names of peers reach hooks and logs.
 #[must_use]
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '_' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -108,15 +100,8 @@ mod tests {
         env.set("username", "alice");
         let text = "IV_VER=2.6\nUV_OK=a b;$(id)\nLD_PRELOAD=x\nIDS=1\nusername=root\nUV_lower=1\nUV_=1\nPATH=/evil\nIV_X=a\rb\n";
         env.set_peer_info(&PeerInfo::parse(text));
-        assert_eq!(
-            env.names().collect::<Vec<_>>(),
-            ["IV_VER", "PATH", "UV_OK", "UV_lower", "username"]
-        );
-        assert_eq!(
-            env.value("UV_OK"),
-            Some("a_b;__id)"),
-            "as OpenVPN 2.6 was seen to hand it on"
-        );
+        assert_eq!(env.names().collect::<Vec<_>>(), ["IV_VER", "PATH", "UV_OK", "UV_lower", "username"]);
+        assert_eq!(env.value("UV_OK"), Some("a_b;__id)"), "as OpenVPN 2.6 was seen to hand it on");
         assert_eq!(env.value("username"), Some("alice"));
         assert_eq!(env.value("PATH"), Some(PATH));
     }

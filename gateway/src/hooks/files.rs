@@ -38,11 +38,7 @@ impl HookDir {
             if let Some(lock) = lock(&path)
                 && path.exists()
             {
-                return Ok(Arc::new(Self {
-                    path,
-                    next: AtomicU64::new(0),
-                    _lock: lock,
-                }));
+                return Ok(Arc::new(Self { path, next: AtomicU64::new(0), _lock: lock }));
             }
         }
         Err(io::Error::other("each new directory was taken away at once"))
@@ -67,10 +63,7 @@ impl HookDir {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
-        let guard = HookFile {
-            path,
-            _dir: Arc::clone(self),
-        };
+        let guard = HookFile { path, _dir: Arc::clone(self) };
         file.write_all(content)?;
         Ok(guard)
     }
@@ -103,10 +96,7 @@ impl HookFile {
     pub fn read(&self, limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
         // A hook may have put a link in its place: follow nothing, and never wait on a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file: File = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(&self.path)?;
+        let file: File = OpenOptions::new().read(true).custom_flags(flags).open(&self.path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
@@ -114,10 +104,7 @@ impl HookFile {
         let mut content = Zeroizing::new(Vec::with_capacity(limit + 1));
         file.take(limit as u64 + 1).read_to_end(&mut content)?;
         if content.len() > limit {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("more than {limit} bytes"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {limit} bytes")));
         }
         Ok(content)
     }
@@ -148,19 +135,13 @@ fn sweep(parent: &Path) {
 /// The lock of a directory; `None` if another has it, or the directory is gone.
 fn lock(path: &Path) -> Option<Flock<File>> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    let directory = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .ok()?;
+    let directory = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     Flock::lock(directory, FlockArg::LockExclusiveNonblock).ok()
 }
 
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| io::Error::other("the system has no random numbers"))?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("the system has no random numbers"))?;
     Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }
 
@@ -182,10 +163,7 @@ mod tests {
         let living = HookDir::create(parent.path()).unwrap();
         let dir = HookDir::create(parent.path()).unwrap();
         assert!(!stale.exists(), "swept");
-        assert!(
-            living.path().exists() && other.exists() && linked.exists(),
-            "left alone"
-        );
+        assert!(living.path().exists() && other.exists() && linked.exists(), "left alone");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let file = dir.file("connect", b"push").unwrap();
         assert_eq!((mode(dir.path()), mode(file.path())), (0o700, 0o600));

@@ -94,8 +94,7 @@ impl Hook {
         password: &Secret<String>,
     ) -> Answer {
         let name = printable(username);
-        env.set("script_type", "user-pass-verify")
-            .set("username", name.clone());
+        env.set("script_type", "user-pass-verify").set("username", name.clone());
         let mut file = None;
         match hook.via {
             CredentialsVia::Env => {
@@ -111,8 +110,7 @@ impl Hook {
                 });
             }
         }
-        self.answer("auth-user-pass-verify", words(&hook.command), env, file)
-            .await
+        self.answer("auth-user-pass-verify", words(&hook.command), env, file).await
     }
 
     /// `client-connect`: what it wrote into the file that is its last argument. `Err` is any other answer than yes.
@@ -157,11 +155,7 @@ impl Hook {
     /// `client-disconnect`; its answer changes nothing.
     pub async fn client_disconnect(&self, command: &HookCommand, mut env: Env) {
         env.set("script_type", "client-disconnect");
-        if let Err(full) = self
-            .handle
-            .run("client-disconnect", words(command), env, None)
-            .await
-        {
+        if let Err(full) = self.handle.run("client-disconnect", words(command), env, None).await {
             no_queue("client-disconnect", full);
         }
     }
@@ -210,8 +204,7 @@ impl Hook {
         metadata: &[u8],
     ) -> Answer {
         let kind = "tls-crypt-v2-verify";
-        env.set("script_type", kind)
-            .set("metadata_type", metadata_type.to_string());
+        env.set("script_type", kind).set("metadata_type", metadata_type.to_string());
         let file = JobFile {
             name: "metadata",
             content: Zeroizing::new(metadata.to_vec()),
@@ -266,8 +259,5 @@ fn ascii_time(unix: u64) -> String {
         return String::new();
     }
     let (year, month) = (tm.tm_year + 1900, tm.tm_mon + 1);
-    format!(
-        "{year:04}-{month:02}-{:02} {:02}:{:02}:{:02}",
-        tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec
-    )
+    format!("{year:04}-{month:02}-{:02} {:02}:{:02}:{:02}", tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec)
 }

@@ -124,10 +124,7 @@ impl Process {
     async fn start(argv: &[OsString], env: &Env) -> io::Result<Self> {
         let (program, args) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         if !Path::new(program).is_absolute() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not an absolute path",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path"));
         }
         refuse_shell_fallback(Path::new(program))?;
         let (reader, writer) = io::pipe()?;
@@ -157,12 +154,7 @@ impl Process {
         // Linux process ids fit into an i32.
         let group = Pid::from_raw(child.id().cast_signed());
         match pidfd(group).and_then(watch_end) {
-            Ok(end) => Ok(Self {
-                child,
-                group,
-                end,
-                output,
-            }),
+            Ok(end) => Ok(Self { child, group, end, output }),
             Err(error) => {
                 let _ = killpg(group, Signal::SIGKILL);
                 child.wait()?;
@@ -214,11 +206,7 @@ struct Output {
 
 impl Output {
     fn new(reader: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            pipe: pipe::Receiver::from_owned_fd(reader)?,
-            kept: Vec::new(),
-            closed: false,
-        })
+        Ok(Self { pipe: pipe::Receiver::from_owned_fd(reader)?, kept: Vec::new(), closed: false })
     }
 
     async fn read(&mut self) {
@@ -263,10 +251,7 @@ impl Output {
             info!(hook = kind, "{}", super::env::printable(line));
         }
         if self.kept.len() == MAX_OUTPUT {
-            info!(
-                hook = kind,
-                "(no more than {MAX_OUTPUT} bytes of output are logged)"
-            );
+            info!(hook = kind, "(no more than {MAX_OUTPUT} bytes of output are logged)");
         }
     }
 }
@@ -310,22 +295,14 @@ fn prepare() -> io::Result<()> {
     prefer_for_oom_kill();
     // SAFETY: a plain system call on descriptor numbers; nothing is closed before exec.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A hook that eats the memory must die before the gateway does. Where /proc is not there, it just stays as it is.
 fn prefer_for_oom_kill() {
     use nix::fcntl::{OFlag, open};
     use nix::sys::stat::Mode;
-    if let Ok(file) = open(
-        c"/proc/self/oom_score_adj",
-        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    ) {
+    if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
         let _ = nix::unistd::write(&file, b"500");
     }
 }

@@ -155,9 +155,7 @@ impl HookRunner {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (stop, stopped) = watch::channel(false);
         let stats = Arc::new(HookStats::default());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let counted = Arc::clone(&stats);
         let thread = std::thread::Builder::new()
             .name("hooks".into())
@@ -192,13 +190,7 @@ impl HookHandle {
         file: Option<JobFile>,
     ) -> Result<Ran, QueueFull> {
         let (reply, answer) = oneshot::channel();
-        let job = Job {
-            kind,
-            argv,
-            env,
-            file,
-            reply,
-        };
+        let job = Job { kind, argv, env, file, reply };
         self.stats.in_queue.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(job).is_err() {
             self.stats.in_queue.fetch_sub(1, Ordering::Relaxed);
@@ -235,13 +227,7 @@ async fn serve(
         }
         let (stats, mut stop) = (Arc::clone(&stats), stop.clone());
         running.spawn(async move {
-            let Job {
-                kind,
-                argv,
-                env,
-                file,
-                reply,
-            } = job;
+            let Job { kind, argv, env, file, reply } = job;
             let started = crate::clock::now();
             let ran = run_with_file(kind, argv, env, file, limits.timeout, &mut stop).await;
             let took = crate::clock::now().saturating_duration_since(started);
@@ -264,18 +250,11 @@ async fn run_with_file(
     limit: Duration,
     stop: &mut watch::Receiver<bool>,
 ) -> Ran {
-    let file = match wanted
-        .as_ref()
-        .map(|w| w.dir.file(w.name, &w.content))
-        .transpose()
-    {
+    let file = match wanted.as_ref().map(|w| w.dir.file(w.name, &w.content)).transpose() {
         Ok(file) => file,
         Err(error) => {
             tracing::warn!(hook = kind, "no file for the hook: {error}");
-            return Ran {
-                outcome: Outcome::SpawnFailed(error.kind()),
-                written: None,
-            };
+            return Ran { outcome: Outcome::SpawnFailed(error.kind()), written: None };
         }
     };
     if let (Some(wanted), Some(file)) = (&wanted, &file) {
@@ -286,10 +265,7 @@ async fn run_with_file(
             env.set(variable, file.path().display().to_string());
         }
     }
-    let deferred = match wanted
-        .as_ref()
-        .and_then(|w| Some((w.deferral?, w.dir.file("deferred", b""))))
-    {
+    let deferred = match wanted.as_ref().and_then(|w| Some((w.deferral?, w.dir.file("deferred", b"")))) {
         None => None,
         Some((variable, Ok(file))) => {
             env.set(variable, file.path().display().to_string());
@@ -297,10 +273,7 @@ async fn run_with_file(
         }
         Some((_, Err(error))) => {
             tracing::warn!(hook = kind, "no file for the hook: {error}");
-            return Ran {
-                outcome: Outcome::SpawnFailed(error.kind()),
-                written: None,
-            };
+            return Ran { outcome: Outcome::SpawnFailed(error.kind()), written: None };
         }
     };
     let mut outcome = process::run(kind, &argv, &env, limit, stop).await;

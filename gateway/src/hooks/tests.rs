@@ -59,39 +59,23 @@ impl Bench {
     async fn connect(&self, body: &str) -> Result<Vec<u8>, Answer> {
         let command = self.script("connect", body);
         let written = self.hook.client_connect(&command, Env::new()).await;
-        assert_eq!(
-            fs::read_dir(&self.files).unwrap().count(),
-            0,
-            "no file stays behind"
-        );
+        assert_eq!(fs::read_dir(&self.files).unwrap().count(), 0, "no file stays behind");
         written.map(|text| text.to_vec())
     }
 
     async fn verify(&self, via: CredentialsVia, body: &str, user: &str, password: &str) -> Answer {
-        let hook = AuthHook {
-            command: self.script("verify", body),
-            via,
-        };
+        let hook = AuthHook { command: self.script("verify", body), via };
         let password = Secret::new(password.to_owned());
-        self.hook
-            .auth_user_pass_verify(&hook, Env::new(), user, &password)
-            .await
+        self.hook.auth_user_pass_verify(&hook, Env::new(), user, &password).await
     }
 
     fn timeouts(&self) -> u64 {
-        self.handle
-            .stats()
-            .kinds()
-            .map(|(_, stats)| stats.timeouts.load(Relaxed))
-            .sum()
+        self.handle.stats().kinds().map(|(_, stats)| stats.timeouts.load(Relaxed)).sum()
     }
 }
 
 fn command(path: &Path) -> HookCommand {
-    HookCommand {
-        argv: vec![path.to_str().unwrap().to_owned()],
-        place: Place::Whole,
-    }
+    HookCommand { argv: vec![path.to_str().unwrap().to_owned()], place: Place::Whole }
 }
 
 fn now() -> Instant {
@@ -104,14 +88,8 @@ fn pid_in(path: &Path) -> u32 {
 
 /// Whether a process runs; one that is dead and not yet reaped by its new parent does not.
 fn runs(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .trim_start()
-            .starts_with(['Z', 'X'])
-    })
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
 }
 
 #[tokio::test]
@@ -147,18 +125,8 @@ async fn programs_that_cannot_be_run_are_no_answer() {
     let _open = fs::OpenOptions::new().append(true).open(&busy.argv[0]).unwrap();
     let no_interpreter = bench.program("odd", "#!/nonexistent/sh\nexit 0\n");
     let rubbish = bench.program("rubbish", "\u{1}\u{2}\u{3}");
-    let relative = HookCommand {
-        argv: vec!["true".into()],
-        place: Place::Whole,
-    };
-    for command in [
-        command(&bench.path("deleted")),
-        plain,
-        busy,
-        no_interpreter,
-        rubbish,
-        relative,
-    ] {
+    let relative = HookCommand { argv: vec!["true".into()], place: Place::Whole };
+    for command in [command(&bench.path("deleted")), plain, busy, no_interpreter, rubbish, relative] {
         let answer = bench.hook.client_connect(&command, Env::new()).await;
         assert_eq!(answer.unwrap_err(), Answer::NoAnswer, "{}", command.argv[0]);
     }
@@ -184,10 +152,7 @@ async fn a_hung_hook_is_killed_with_its_group() {
     let body = "trap '' TERM\n(trap '' TERM; while :; do sleep 1; done) &\necho $! > $D/child\necho $$ > $D/leader\nwhile :; do sleep 1; done";
     assert_eq!(bench.connect(body).await, Err(Answer::NoAnswer));
     let took = now() - started;
-    assert!(
-        took >= Duration::from_millis(2400),
-        "SIGTERM came first: {took:?}"
-    );
+    assert!(took >= Duration::from_millis(2400), "SIGTERM came first: {took:?}");
     assert!(took < Duration::from_secs(6), "{took:?}");
     for name in ["child", "leader"] {
         let pid = pid_in(&bench.path(name));
@@ -206,10 +171,7 @@ async fn a_hung_hook_that_heeds_sigterm_takes_its_deaf_child_along() {
     let started = now();
     let body = "(trap '' TERM; while :; do sleep 1; done) &\necho $! > $D/child\nwait";
     assert_eq!(bench.connect(body).await, Err(Answer::NoAnswer));
-    assert!(
-        now() - started < Duration::from_millis(2000),
-        "the leader was not waited for in vain"
-    );
+    assert!(now() - started < Duration::from_millis(2000), "the leader was not waited for in vain");
     let pid = pid_in(&bench.path("child"));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!runs(pid));
@@ -254,14 +216,7 @@ async fn what_client_connect_may_write() {
     let bench = Bench::new(LIMIT, 4);
     assert_eq!(bench.connect("exit 0").await.unwrap(), b"");
     assert_eq!(bench.connect("[ -f \"$client_connect_config_file\" ] && [ \"$1\" = \"$client_connect_config_file\" ] && [ ! -s \"$1\" ] && [ \"$script_type\" = client-connect ] && stat -c %a \"$1\" > \"$1\"").await.unwrap(), b"600\n");
-    assert_eq!(
-        bench
-            .connect("head -c 65536 /dev/zero > \"$1\"")
-            .await
-            .unwrap()
-            .len(),
-        65536
-    );
+    assert_eq!(bench.connect("head -c 65536 /dev/zero > \"$1\"").await.unwrap().len(), 65536);
     for body in [
         "head -c 1048576 /dev/zero > \"$1\"",
         "rm \"$1\"; ln -s /etc/passwd \"$1\"",
@@ -271,13 +226,7 @@ async fn what_client_connect_may_write() {
     ] {
         assert_eq!(bench.connect(body).await, Err(Answer::Deny), "{body}");
     }
-    assert_eq!(
-        bench
-            .connect("echo new > \"$1.new\"; mv \"$1.new\" \"$1\"")
-            .await
-            .unwrap(),
-        b"new\n"
-    );
+    assert_eq!(bench.connect("echo new > \"$1.new\"; mv \"$1.new\" \"$1\"").await.unwrap(), b"new\n");
 }
 
 #[tokio::test]
@@ -288,24 +237,12 @@ async fn client_connect_may_put_its_answer_off() {
             "echo 2 > \"$client_connect_deferred_file\"\n(sleep 0.4; echo 'push x' > \"$1\"; {later}) > /dev/null 2>&1 &\nexit 0"
         )
     };
-    let yes = bench
-        .connect(&defer("echo 1 > \"$client_connect_deferred_file\""))
-        .await;
-    assert_eq!(
-        yes.unwrap(),
-        b"push x\n",
-        "what was written in the meantime counts"
-    );
-    let no = bench
-        .connect(&defer("echo 0 > \"$client_connect_deferred_file\""))
-        .await;
+    let yes = bench.connect(&defer("echo 1 > \"$client_connect_deferred_file\"")).await;
+    assert_eq!(yes.unwrap(), b"push x\n", "what was written in the meantime counts");
+    let no = bench.connect(&defer("echo 0 > \"$client_connect_deferred_file\"")).await;
     assert_eq!(no.unwrap_err(), Answer::Deny);
     let impatient = Bench::new(Duration::from_millis(600), 4);
-    assert_eq!(
-        impatient.connect(&defer("true")).await.unwrap_err(),
-        Answer::NoAnswer,
-        "never answered"
-    );
+    assert_eq!(impatient.connect(&defer("true")).await.unwrap_err(), Answer::NoAnswer, "never answered");
 }
 
 #[tokio::test]
@@ -321,17 +258,12 @@ async fn children_have_three_descriptors_and_a_group_of_their_own() {
         open(sys.argv[-1], 'w').write(text)\n";
     let python = bench.program("fds.py", body);
     let written = bench.hook.client_connect(&python, Env::new()).await.unwrap();
-    assert_eq!(
-        String::from_utf8(written.to_vec()).unwrap(),
-        "0 1 2 /dev/null True 500"
-    );
+    assert_eq!(String::from_utf8(written.to_vec()).unwrap(), "0 1 2 /dev/null True 500");
     let listed = bench.connect("ls -l /proc/self/fd > \"$1\"").await.unwrap();
     let listed = String::from_utf8(listed).unwrap();
     // 3 is the directory that ls itself reads.
-    let numbers: Vec<&str> = listed
-        .lines()
-        .filter_map(|line| line.split(" -> ").next()?.split(' ').next_back())
-        .collect();
+    let numbers: Vec<&str> =
+        listed.lines().filter_map(|line| line.split(" -> ").next()?.split(' ').next_back()).collect();
     assert_eq!(&numbers[1..], ["0", "1", "2", "3"], "{listed}");
 }
 
@@ -388,18 +320,10 @@ async fn credentials_reach_the_hook_and_nothing_else() {
     for user in hostile {
         fs::write(bench.path("user"), user.replace('\n', "_")).unwrap();
         let body = "[ \"$(cat $D/user)\" = \"$username\" ] && [ \"$password\" = 'p w' ] && [ $# = 0 ] && [ \"$script_type\" = user-pass-verify ]";
-        assert_eq!(
-            bench.verify(CredentialsVia::Env, body, user, "p w").await,
-            Answer::Allow,
-            "{user:?}"
-        );
+        assert_eq!(bench.verify(CredentialsVia::Env, body, user, "p w").await, Answer::Allow, "{user:?}");
         let body = "for f; do :; done\n[ \"$(sed -n 1p \"$f\")\" = \"$(cat $D/user)\" ] && [ \"$(sed -n 2p \"$f\")\" = 'p_w' ] \
             && [ \"$(wc -l < \"$f\")\" = 2 ] && [ \"$(stat -c %a \"$f\")\" = 600 ] && [ -z \"${password+x}\" ]";
-        assert_eq!(
-            bench.verify(CredentialsVia::File, body, user, "p\nw").await,
-            Answer::Allow,
-            "{user:?}"
-        );
+        assert_eq!(bench.verify(CredentialsVia::File, body, user, "p\nw").await, Answer::Allow, "{user:?}");
         assert_eq!(fs::read_dir(&bench.files).unwrap().count(), 0);
     }
     assert!(!bench.path("pwned").exists() && !Path::new("pwned").exists());
@@ -412,13 +336,11 @@ async fn arguments_of_the_other_hooks() {
     let out = || fs::read_to_string(bench.path("out")).unwrap();
     let hook = &bench.hook;
     assert_eq!(
-        hook.learn_address(&dump, Env::new(), "add", "10.7.0.0/16", Some("a\tb"))
-            .await,
+        hook.learn_address(&dump, Env::new(), "add", "10.7.0.0/16", Some("a\tb")).await,
         Answer::Allow
     );
     assert_eq!(out(), "learn-address|add|10.7.0.0/16|a_b|");
-    hook.learn_address(&dump, Env::new(), "delete", "10.8.0.2", None)
-        .await;
+    hook.learn_address(&dump, Env::new(), "delete", "10.8.0.2", None).await;
     assert_eq!(out(), "learn-address|delete|10.8.0.2|");
     hook.tls_verify(&dump, Env::new(), 1, "-CN=x").await;
     assert_eq!(out(), "tls-verify|1|_CN=x|");
@@ -440,10 +362,7 @@ async fn a_sleeper_delays_nobody_while_there_are_slots() {
     for answer in futures_util::future::join_all(runs).await {
         assert!(answer.is_ok());
     }
-    assert!(
-        now() - started < Duration::from_secs(7),
-        "one slot is enough for all of them"
-    );
+    assert!(now() - started < Duration::from_secs(7), "one slot is enough for all of them");
     assert!(!slow.is_finished());
     drop(bench);
     assert_eq!(slow.await.unwrap(), Err(Answer::NoAnswer));
@@ -467,10 +386,7 @@ async fn the_queue_is_bounded_and_the_stop_is_quick() {
     let started = now();
     let runner = bench.runner.take();
     tokio::task::spawn_blocking(move || drop(runner)).await.unwrap();
-    assert!(
-        now() - started < Duration::from_secs(4),
-        "although we still have a handle"
-    );
+    assert!(now() - started < Duration::from_secs(4), "although we still have a handle");
     while let Some(answer) = waiting.join_next().await {
         assert_eq!(answer.unwrap(), Err(Answer::NoAnswer));
     }
@@ -488,16 +404,8 @@ async fn a_login_that_gave_up_starts_nothing_but_farewells_are_held() {
     let first = tokio::spawn(async move { hook.client_connect(&sleeper, Env::new()).await.map(|_| ()) });
     tokio::time::sleep(Duration::from_millis(100)).await;
     let soon = Duration::from_millis(50);
-    assert!(
-        tokio::time::timeout(soon, bench.hook.client_connect(&touch, Env::new()))
-            .await
-            .is_err()
-    );
-    assert!(
-        tokio::time::timeout(soon, bench.hook.client_disconnect(&touch, Env::new()))
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(soon, bench.hook.client_connect(&touch, Env::new())).await.is_err());
+    assert!(tokio::time::timeout(soon, bench.hook.client_disconnect(&touch, Env::new())).await.is_err());
     assert_eq!(first.await.unwrap(), Ok(()));
     assert!(bench.connect("exit 0").await.is_ok(), "comes after both");
     assert!(!bench.path("client-connect").exists());

@@ -97,10 +97,8 @@ impl PeerIdAllocator {
             worker.wake(now);
         }
         let slot_limit = self.slot_limit;
-        let chosen = (0..)
-            .zip(&mut self.workers)
-            .filter(|(_, w)| w.has_slot(slot_limit))
-            .min_by_key(|(_, w)| w.live);
+        let chosen =
+            (0..).zip(&mut self.workers).filter(|(_, w)| w.has_slot(slot_limit)).min_by_key(|(_, w)| w.live);
         let Some((index, worker)) = chosen else {
             return Err(PeerIdError::AllResting);
         };
@@ -108,10 +106,8 @@ impl PeerIdAllocator {
         let generation = self.last_generation;
         let slot = worker.take(generation);
         self.live += 1;
-        let id = self
-            .layout
-            .compose(slot, index)
-            .expect("slots are below slot_limit, workers below workers()");
+        let id =
+            self.layout.compose(slot, index).expect("slots are below slot_limit, workers below workers()");
         Ok(PeerHandle { id, generation })
     }
 
@@ -192,10 +188,7 @@ mod tests {
         let mut ids = allocator(4, 100);
         let now = crate::clock::now();
         let handles: Vec<_> = (0..8).map(|_| ids.allocate(now).unwrap()).collect();
-        assert_eq!(
-            handles.iter().map(|h| h.id.get()).collect::<Vec<_>>(),
-            (0..8).collect::<Vec<_>>()
-        );
+        assert_eq!(handles.iter().map(|h| h.id.get()).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
         // Two clients leave worker 2: the next two go there, into new slots.
         assert!(ids.release(handles[2], now));
         assert!(ids.release(handles[6], now));
@@ -210,19 +203,14 @@ mod tests {
         let first = ids.allocate(start).unwrap();
         assert_eq!(ids.allocate(start), Err(PeerIdError::TooManyClients(1)));
         assert!(ids.release(first, start));
-        let second = ids
-            .allocate(start + REUSE_DELAY - Duration::from_millis(1))
-            .unwrap();
+        let second = ids.allocate(start + REUSE_DELAY - Duration::from_millis(1)).unwrap();
         assert_ne!(second.id, first.id);
         assert!(ids.release(second, start + REUSE_DELAY));
         let third = ids.allocate(start + REUSE_DELAY).unwrap();
         assert_eq!(third.id, first.id);
         assert_ne!(third.generation, first.generation);
         assert!(!ids.is_live(first));
-        assert!(
-            !ids.release(first, start + REUSE_DELAY),
-            "a former owner frees nothing"
-        );
+        assert!(!ids.release(first, start + REUSE_DELAY), "a former owner frees nothing");
         assert!(ids.is_live(third));
     }
 

@@ -93,17 +93,13 @@ impl Persist {
         let mut rejected = Vec::new();
         let mut kept = Vec::new();
         for (number, line) in (1..).zip(read(path)?.split(|byte| *byte == b'\n')) {
-            let parsed = std::str::from_utf8(line)
-                .map_err(|_| "not UTF-8".to_owned())
-                .and_then(Self::parse_line);
+            let parsed =
+                std::str::from_utf8(line).map_err(|_| "not UTF-8".to_owned()).and_then(Self::parse_line);
             match parsed.map(|hint| hint.map(|hint| pool.remember(&hint))) {
                 Ok(Some(Ok(()))) => continue,
                 Ok(None) if line.trim_ascii().is_empty() => continue,
                 Ok(None) => {}
-                Ok(Some(Err(refused))) => rejected.push(RejectedLine {
-                    number,
-                    reason: refused.to_string(),
-                }),
+                Ok(Some(Err(refused))) => rejected.push(RejectedLine { number, reason: refused.to_string() }),
                 Err(reason) => rejected.push(RejectedLine { number, reason }),
             }
             kept.push(line.to_owned());
@@ -132,10 +128,7 @@ impl Persist {
         if fields.next().is_some() {
             return Err("more than three fields".to_owned());
         }
-        let common_name = name
-            .filter(|name| is_writable(name))
-            .ok_or("no usable common name")?
-            .to_owned();
+        let common_name = name.filter(|name| is_writable(name)).ok_or("no usable common name")?.to_owned();
         let v4 = address::<Ipv4Addr>(v4)?;
         let v6 = address::<Ipv6Addr>(v6)?;
         if v4.is_none() && v6.is_none() {
@@ -188,11 +181,7 @@ impl Persist {
             return None;
         }
         let (path, text) = (self.path.clone(), self.render(pool));
-        Some(Snapshot {
-            path,
-            text,
-            generation: pool.hint_generation(),
-        })
+        Some(Snapshot { path, text, generation: pool.hint_generation() })
     }
 
     /// Notes that `snapshot` is on disk. One that is not confirmed is due again after the interval.
@@ -228,11 +217,7 @@ impl Snapshot {
             name.push(".tmp");
             name
         });
-        let failed = |action, path: &Path, error| PersistError::Io {
-            action,
-            path: path.to_owned(),
-            error,
-        };
+        let failed = |action, path: &Path, error| PersistError::Io { action, path: path.to_owned(), error };
         // One that a crash left behind; `create_new` below refuses to follow whatever else is put there.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -252,30 +237,20 @@ impl Snapshot {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        File::open(directory)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| failed("sync", directory, error))
+        File::open(directory).and_then(|dir| dir.sync_all()).map_err(|error| failed("sync", directory, error))
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PersistError> {
-    let failed = |error| PersistError::Io {
-        action: "read",
-        path: path.to_owned(),
-        error,
-    };
+    let failed = |error| PersistError::Io { action: "read", path: path.to_owned(), error };
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         opened => opened.map_err(failed)?,
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(PersistError::TooLarge {
-            path: path.to_owned(),
-        });
+        return Err(PersistError::TooLarge { path: path.to_owned() });
     }
     Ok(bytes)
 }
@@ -283,10 +258,9 @@ fn read(path: &Path) -> Result<Vec<u8>, PersistError> {
 fn address<A: std::str::FromStr>(field: Option<&str>) -> Result<Option<A>, String> {
     match field.map(str::trim) {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| format!("{text:?} is not an address of the right family")),
+        Some(text) => {
+            text.parse().map(Some).map_err(|_| format!("{text:?} is not an address of the right family"))
+        }
     }
 }
 
@@ -317,12 +291,8 @@ mod tests {
     }
 
     fn lease_of(pool: &mut AddressPool, name: &str) -> Option<Ipv4Addr> {
-        let lease = pool
-            .acquire(LeaseRequest {
-                common_name: Some(name),
-                ..LeaseRequest::default()
-            })
-            .unwrap();
+        let lease =
+            pool.acquire(LeaseRequest { common_name: Some(name), ..LeaseRequest::default() }).unwrap();
         let address = lease.v4();
         pool.release(lease);
         address
@@ -341,15 +311,9 @@ mod tests {
         assert_eq!(lease_of(&mut before, "bob example"), Some(v4(3)));
         let just_before = start + INTERVAL - Duration::from_millis(1);
         assert_eq!(persist.save_if_due(just_before, &before).unwrap(), Saved::NotDue);
-        assert_eq!(
-            persist.save_if_due(start + INTERVAL, &before).unwrap(),
-            Saved::Written
-        );
+        assert_eq!(persist.save_if_due(start + INTERVAL, &before).unwrap(), Saved::Written);
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(
-            text,
-            "alice,10.8.0.2,fd00::1000\nbob example,10.8.0.3,fd00::1001\n"
-        );
+        assert_eq!(text, "alice,10.8.0.2,fd00::1000\nbob example,10.8.0.3,fd00::1001\n");
         assert_eq!(
             persist.save_if_due(start + 3 * INTERVAL, &before).unwrap(),
             Saved::NotDue,
@@ -385,10 +349,7 @@ mod tests {
         let start = crate::clock::now();
         let mut pool = pool();
         let (mut persist, rejected) = Persist::load(&path, INTERVAL, start, &mut pool).unwrap();
-        assert_eq!(
-            rejected.iter().map(|line| line.number).collect::<Vec<_>>(),
-            [5, 6, 7, 8, 10, 11]
-        );
+        assert_eq!(rejected.iter().map(|line| line.number).collect::<Vec<_>>(), [5, 6, 7, 8, 10, 11]);
         assert!(rejected[3].reason.contains("nonsense"), "{rejected:?}");
         assert_eq!(lease_of(&mut pool, "alice"), Some(v4(5)));
         assert_eq!(lease_of(&mut pool, "carol"), Some(v4(7)));
@@ -408,10 +369,7 @@ mod tests {
         let mut pool = pool();
         let (mut persist, _) = Persist::load(&path, Duration::ZERO, start, &mut pool).unwrap();
         lease_of(&mut pool, "alice");
-        assert_eq!(
-            persist.save_if_due(start + INTERVAL, &pool).unwrap(),
-            Saved::NotDue
-        );
+        assert_eq!(persist.save_if_due(start + INTERVAL, &pool).unwrap(), Saved::NotDue);
         assert!(persist.snapshot(&pool).is_none());
         assert!(!path.exists());
     }
@@ -431,10 +389,7 @@ mod tests {
         assert!(error.to_string().contains("ipp.txt.tmp"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "alice,10.8.0.5\n");
         fs::remove_dir(dir.path().join("ipp.txt.tmp")).unwrap();
-        assert_eq!(
-            persist.save_if_due(start + 2 * INTERVAL, &pool).unwrap(),
-            Saved::Written
-        );
+        assert_eq!(persist.save_if_due(start + 2 * INTERVAL, &pool).unwrap(), Saved::Written);
         assert!(fs::read_to_string(&path).unwrap().starts_with("bob,10.8.0.2"));
     }
 
@@ -458,10 +413,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let start = crate::clock::now();
         let error = Persist::load(dir.path(), INTERVAL, start, &mut pool()).unwrap_err();
-        assert!(
-            matches!(error, PersistError::Io { action: "read", .. }),
-            "{error}"
-        );
+        assert!(matches!(error, PersistError::Io { action: "read", .. }), "{error}");
         let path = dir.path().join("huge");
         File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         let error = Persist::load(&path, INTERVAL, start, &mut pool()).unwrap_err();

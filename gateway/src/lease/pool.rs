@@ -132,9 +132,7 @@ impl AddressPool {
     /// [`PoolError`] when the range is backwards or too large, or the prefix length is above 128.
     pub fn new(v4: Option<(Ipv4Addr, Ipv4Addr)>, v6: Option<(Ipv6Addr, u8)>) -> Result<Self, PoolError> {
         let v4_size = v4.map(|(start, end)| range_size(start, end)).transpose()?;
-        let v6_size = v6
-            .map(|(base, prefix)| room_in_prefix(base, prefix))
-            .transpose()?;
+        let v6_size = v6.map(|(base, prefix)| room_in_prefix(base, prefix)).transpose()?;
         let size = match (v4_size, v6_size) {
             (Some(v4), Some(v6)) => v4.min(v6),
             (Some(size), None) | (None, Some(size)) => size,
@@ -171,15 +169,8 @@ impl AddressPool {
     /// # Errors
     /// [`LeaseError`]; then nothing has changed.
     pub fn acquire(&mut self, request: LeaseRequest<'_>) -> Result<Lease, LeaseError> {
-        let statics = [
-            request.static_v4.map(IpAddr::V4),
-            request.static_v6.map(IpAddr::V6),
-        ];
-        if let Some(used) = statics
-            .iter()
-            .flatten()
-            .find(|address| !self.is_unused(**address))
-        {
+        let statics = [request.static_v4.map(IpAddr::V4), request.static_v6.map(IpAddr::V6)];
+        if let Some(used) = statics.iter().flatten().find(|address| !self.is_unused(**address)) {
             return Err(LeaseError::AddressInUse(*used));
         }
         for address in statics.iter().flatten() {
@@ -220,10 +211,7 @@ impl AddressPool {
     }
 
     /// Gives the addresses of a lease back. The client stays remembered for its entry of the pool.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "a lease that was given back must not be usable"
-    )]
+    #[expect(clippy::needless_pass_by_value, reason = "a lease that was given back must not be usable")]
     pub fn release(&mut self, lease: Lease) {
         for address in lease.statics.iter().flatten() {
             self.unblock(*address);
@@ -263,11 +251,7 @@ impl AddressPool {
     pub fn hints(&self) -> impl Iterator<Item = Hint> {
         (0..).zip(&self.entries).filter_map(|(index, entry)| {
             let common_name = entry.name.as_ref()?.as_ref().to_owned();
-            Some(Hint {
-                common_name,
-                v4: self.v4_of(index),
-                v6: self.v6_of(index),
-            })
+            Some(Hint { common_name, v4: self.v4_of(index), v6: self.v6_of(index) })
         })
     }
 
@@ -295,9 +279,7 @@ impl AddressPool {
 
     /// Whether `address` can become somebody's static address. An entry in use holds both of its addresses.
     fn is_unused(&self, address: IpAddr) -> bool {
-        let leased = self
-            .entry_of(address)
-            .is_some_and(|entry| self.entries[entry as usize].leased);
+        let leased = self.entry_of(address).is_some_and(|entry| self.entries[entry as usize].leased);
         !leased && !self.statics.contains(&address)
     }
 
@@ -382,10 +364,7 @@ impl Entry {
 }
 
 fn range_size(start: Ipv4Addr, end: Ipv4Addr) -> Result<u32, PoolError> {
-    let span = end
-        .to_bits()
-        .checked_sub(start.to_bits())
-        .ok_or(PoolError::Backwards(start, end))?;
+    let span = end.to_bits().checked_sub(start.to_bits()).ok_or(PoolError::Backwards(start, end))?;
     if span >= MAX_POOL_SIZE {
         return Err(PoolError::TooLarge(start, end));
     }
@@ -424,10 +403,7 @@ mod tests {
     }
 
     fn named(name: &str) -> LeaseRequest<'_> {
-        LeaseRequest {
-            common_name: Some(name),
-            ..LeaseRequest::default()
-        }
+        LeaseRequest { common_name: Some(name), ..LeaseRequest::default() }
     }
 
     #[test]
@@ -480,28 +456,16 @@ mod tests {
     #[test]
     fn static_addresses_are_held_alone() {
         let mut pool = pool(2, 4);
-        let fixed = |last| LeaseRequest {
-            static_v4: Some(v4(last)),
-            ..LeaseRequest::default()
-        };
+        let fixed = |last| LeaseRequest { static_v4: Some(v4(last)), ..LeaseRequest::default() };
         let a = pool.acquire(fixed(2)).unwrap();
         assert_eq!((a.v4(), a.v6()), (Some(v4(2)), None));
-        assert_eq!(
-            pool.acquire(fixed(2)),
-            Err(LeaseError::AddressInUse(v4(2).into()))
-        );
+        assert_eq!(pool.acquire(fixed(2)), Err(LeaseError::AddressInUse(v4(2).into())));
         let b = pool.acquire(named("b")).unwrap();
         assert_eq!(b.v4(), Some(v4(3)));
-        assert_eq!(
-            pool.acquire(fixed(3)),
-            Err(LeaseError::AddressInUse(v4(3).into()))
-        );
+        assert_eq!(pool.acquire(fixed(3)), Err(LeaseError::AddressInUse(v4(3).into())));
         // Outside the pool they are kept apart too.
         let outside = pool.acquire(fixed(200)).unwrap();
-        assert_eq!(
-            pool.acquire(fixed(200)),
-            Err(LeaseError::AddressInUse(v4(200).into()))
-        );
+        assert_eq!(pool.acquire(fixed(200)), Err(LeaseError::AddressInUse(v4(200).into())));
         pool.release(a);
         pool.release(outside);
         let again = pool.acquire(fixed(200)).unwrap();
@@ -513,10 +477,7 @@ mod tests {
     fn a_refused_request_changes_nothing() {
         let mut pool = pool(2, 2);
         let held = pool.acquire(named("a")).unwrap();
-        let request = LeaseRequest {
-            static_v6: Some(v6(9)),
-            ..named("b")
-        };
+        let request = LeaseRequest { static_v6: Some(v6(9)), ..named("b") };
         assert_eq!(pool.acquire(request), Err(LeaseError::PoolExhausted(1)));
         pool.release(held);
         let lease = pool.acquire(request).unwrap();
@@ -530,15 +491,9 @@ mod tests {
         let only = pool.acquire(named("a")).unwrap();
         assert_eq!(only.v4(), Some(v4(2)));
         assert_eq!(pool.acquire(named("b")), Err(LeaseError::PoolExhausted(2)));
-        let request = LeaseRequest {
-            static_v4: Some(v4(1)),
-            ..LeaseRequest::default()
-        };
+        let request = LeaseRequest { static_v4: Some(v4(1)), ..LeaseRequest::default() };
         assert_eq!(pool.acquire(request), Err(LeaseError::AddressInUse(v4(1).into())));
-        assert_eq!(
-            pool.exclude(v4(2).into()),
-            Err(LeaseError::AddressInUse(v4(2).into()))
-        );
+        assert_eq!(pool.exclude(v4(2).into()), Err(LeaseError::AddressInUse(v4(2).into())));
     }
 
     #[test]
@@ -548,21 +503,12 @@ mod tests {
             PoolError::Backwards(v4(9), v4(2))
         );
         let (low, high) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
-        assert_eq!(
-            AddressPool::new(Some((low, high)), None).unwrap_err(),
-            PoolError::TooLarge(low, high)
-        );
-        assert_eq!(
-            AddressPool::new(None, Some((v6(0), 129))).unwrap_err(),
-            PoolError::BadPrefix(129)
-        );
+        assert_eq!(AddressPool::new(Some((low, high)), None).unwrap_err(), PoolError::TooLarge(low, high));
+        assert_eq!(AddressPool::new(None, Some((v6(0), 129))).unwrap_err(), PoolError::BadPrefix(129));
         assert_eq!(AddressPool::new(None, None).unwrap().size(), 0);
         assert_eq!(AddressPool::new(None, Some((v6(0xfffe), 112))).unwrap().size(), 2);
         assert_eq!(AddressPool::new(None, Some((v6(1), 128))).unwrap().size(), 1);
-        assert_eq!(
-            AddressPool::new(None, Some((v6(0), 0))).unwrap().size(),
-            MAX_POOL_SIZE
-        );
+        assert_eq!(AddressPool::new(None, Some((v6(0), 0))).unwrap().size(), MAX_POOL_SIZE);
         let end = AddressPool::new(Some((high, high)), Some((Ipv6Addr::from_bits(u128::MAX), 64))).unwrap();
         assert_eq!((end.v4_of(0), end.size()), (Some(high), 1));
     }
@@ -570,11 +516,7 @@ mod tests {
     #[test]
     fn hints_are_checked() {
         let mut pool = pool(2, 9);
-        let hint = |name: &str, v4, v6| Hint {
-            common_name: name.to_owned(),
-            v4,
-            v6,
-        };
+        let hint = |name: &str, v4, v6| Hint { common_name: name.to_owned(), v4, v6 };
         pool.remember(&hint("a", Some(v4(5)), Some(v6(0x1003)))).unwrap();
         pool.remember(&hint("b", Some(v4(6)), None)).unwrap();
         for (bad, reason) in [
@@ -593,11 +535,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Acquire {
-            name: Option<u8>,
-            static_v4: Option<u8>,
-            static_v6: Option<u8>,
-        },
+        Acquire { name: Option<u8>, static_v4: Option<u8>, static_v6: Option<u8> },
         Release(usize),
     }
 

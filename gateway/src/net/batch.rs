@@ -53,10 +53,7 @@ unsafe impl Send for RecvBatch {}
 
 impl std::fmt::Debug for RecvBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RecvBatch")
-            .field("filled", &self.filled)
-            .field("counters", &self.counters)
-            .finish()
+        f.debug_struct("RecvBatch").field("filled", &self.filled).field("counters", &self.counters).finish()
     }
 }
 
@@ -75,12 +72,7 @@ impl RecvBatch {
             names: vec![Name::EMPTY; BATCH].into(),
             controls: vec![Control::EMPTY; BATCH].into(),
             iovs: vec![NO_IOV; BATCH].into(),
-            headers: (0..BATCH)
-                .map(|_| libc::mmsghdr {
-                    msg_hdr: empty_header(),
-                    msg_len: 0,
-                })
-                .collect(),
+            headers: (0..BATCH).map(|_| libc::mmsghdr { msg_hdr: empty_header(), msg_len: 0 }).collect(),
             filled: 0,
             counters: RecvCounters::default(),
         }
@@ -94,10 +86,7 @@ impl RecvBatch {
     pub fn recv(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.filled = 0;
         for i in 0..BATCH {
-            self.iovs[i] = libc::iovec {
-                iov_base: self.slots[i].as_mut_ptr().cast(),
-                iov_len: SLOT_LEN,
-            };
+            self.iovs[i] = libc::iovec { iov_base: self.slots[i].as_mut_ptr().cast(), iov_len: SLOT_LEN };
             let header = &mut self.headers[i].msg_hdr;
             header.msg_name = self.names[i].0.as_mut_ptr().cast();
             header.msg_namelen = NAME_LEN as libc::socklen_t;
@@ -140,28 +129,21 @@ impl RecvBatch {
     /// left out.
     pub fn packets(&mut self) -> impl Iterator<Item = (&mut [u8], Path)> {
         let counters = &mut self.counters;
-        let parts = self
-            .slots
-            .iter_mut()
-            .zip(&self.names)
-            .zip(&self.controls)
-            .zip(&self.headers);
-        parts
-            .take(self.filled)
-            .filter_map(|(((slot, name), control), header)| {
-                let len = (header.msg_len as usize).min(SLOT_LEN);
-                if let Ok(path) = path_of(&header.msg_hdr, name, control) {
-                    counters.packets += 1;
-                    counters.bytes += len as u64;
-                    return Some((&mut slot[..len], path));
-                }
-                if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-                    counters.truncated += 1;
-                } else {
-                    counters.bad_source += 1;
-                }
-                None
-            })
+        let parts = self.slots.iter_mut().zip(&self.names).zip(&self.controls).zip(&self.headers);
+        parts.take(self.filled).filter_map(|(((slot, name), control), header)| {
+            let len = (header.msg_len as usize).min(SLOT_LEN);
+            if let Ok(path) = path_of(&header.msg_hdr, name, control) {
+                counters.packets += 1;
+                counters.bytes += len as u64;
+                return Some((&mut slot[..len], path));
+            }
+            if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+                counters.truncated += 1;
+            } else {
+                counters.bad_source += 1;
+            }
+            None
+        })
     }
 
     /// What this batch has seen since it was made.
@@ -220,10 +202,7 @@ unsafe impl Send for SendBatch {}
 
 impl std::fmt::Debug for SendBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SendBatch")
-            .field("queued", &self.queued)
-            .field("counters", &self.counters)
-            .finish()
+        f.debug_struct("SendBatch").field("queued", &self.queued).field("counters", &self.counters).finish()
     }
 }
 
@@ -245,12 +224,7 @@ impl SendBatch {
             controls: vec![Control::EMPTY; BATCH].into(),
             control_lens: vec![0; BATCH].into(),
             iovs: vec![NO_IOV; BATCH].into(),
-            headers: (0..BATCH)
-                .map(|_| libc::mmsghdr {
-                    msg_hdr: empty_header(),
-                    msg_len: 0,
-                })
-                .collect(),
+            headers: (0..BATCH).map(|_| libc::mmsghdr { msg_hdr: empty_header(), msg_len: 0 }).collect(),
             head: 0,
             queued: 0,
             counters: SendCounters::default(),
@@ -367,21 +341,14 @@ impl SendBatch {
     fn send_run(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let run = self.queued.min(BATCH - self.head);
         for i in self.head..self.head + run {
-            self.iovs[i] = libc::iovec {
-                iov_base: self.slots[i].as_mut_ptr().cast(),
-                iov_len: self.lens[i],
-            };
+            self.iovs[i] = libc::iovec { iov_base: self.slots[i].as_mut_ptr().cast(), iov_len: self.lens[i] };
             let header = &mut self.headers[i].msg_hdr;
             header.msg_name = self.names[i].0.as_mut_ptr().cast();
             header.msg_namelen = self.name_lens[i] as libc::socklen_t;
             header.msg_iov = &raw mut self.iovs[i];
             header.msg_iovlen = 1;
             let control = self.controls[i].0.as_mut_ptr();
-            header.msg_control = if self.control_lens[i] > 0 {
-                control.cast()
-            } else {
-                ptr::null_mut()
-            };
+            header.msg_control = if self.control_lens[i] > 0 { control.cast() } else { ptr::null_mut() };
             header.msg_controllen = self.control_lens[i] as _;
         }
         let headers = &mut self.headers[self.head..self.head + run];
@@ -395,9 +362,7 @@ impl SendBatch {
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
-        usize::try_from(sent)
-            .map(|n| n.min(run))
-            .map_err(|_| io::Error::last_os_error())
+        usize::try_from(sent).map(|n| n.min(run)).map_err(|_| io::Error::last_os_error())
     }
 
     /// The counter of the class of a datagram's error.
@@ -434,10 +399,7 @@ impl SendBatch {
 }
 
 /// An iovec that refers to nothing.
-const NO_IOV: libc::iovec = libc::iovec {
-    iov_base: ptr::null_mut(),
-    iov_len: 0,
-};
+const NO_IOV: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
 
 /// The datagram buffers of a batch, made on the heap.
 fn slots() -> Box<[Slot]> {

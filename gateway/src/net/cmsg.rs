@@ -114,10 +114,7 @@ pub fn decode_local(mut control: &[u8]) -> LocalAddr {
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 if let (Some(ip), Some(index)) = (array::<16>(data, 0), array::<4>(data, 16)) {
                     let ip = IpAddr::from(Ipv6Addr::from(ip)).to_canonical();
-                    return LocalAddr {
-                        ip: known(ip),
-                        ifindex: u32::from_ne_bytes(index),
-                    };
+                    return LocalAddr { ip: known(ip), ifindex: u32::from_ne_bytes(index) };
                 }
             }
             _ => {}
@@ -190,27 +187,13 @@ mod tests {
         for (ip, pinned) in [("192.0.2.1", 0), ("2001:db8::1", 0), ("fe80::1", 9)] {
             let ip: IpAddr = ip.parse().unwrap();
             let mut control = Control::EMPTY;
-            let path = Path {
-                remote: "[::1]:1".parse().unwrap(),
-                local: LocalAddr {
-                    ip: Some(ip),
-                    ifindex: 9,
-                },
-            };
+            let path =
+                Path { remote: "[::1]:1".parse().unwrap(), local: LocalAddr { ip: Some(ip), ifindex: 9 } };
             let len = encode_local(&path, &mut control);
-            assert_eq!(
-                decode_local(&control.0[..len]),
-                LocalAddr {
-                    ip: Some(ip),
-                    ifindex: pinned
-                }
-            );
+            assert_eq!(decode_local(&control.0[..len]), LocalAddr { ip: Some(ip), ifindex: pinned });
         }
         let mut control = Control::EMPTY;
-        assert_eq!(
-            encode_local(&Path::to("[::1]:1".parse().unwrap()), &mut control),
-            0
-        );
+        assert_eq!(encode_local(&Path::to("[::1]:1".parse().unwrap()), &mut control), 0);
     }
 
     proptest! {

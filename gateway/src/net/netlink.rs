@@ -58,10 +58,7 @@ pub struct Applied {
 /// the same network that leads elsewhere.
 pub async fn apply(plan: &LinkPlan) -> io::Result<Applied> {
     let handle = connect()?;
-    let mut applied = Applied {
-        ifindex: plan.ifindex,
-        ..Applied::default()
-    };
+    let mut applied = Applied { ifindex: plan.ifindex, ..Applied::default() };
     match apply_all(&handle, plan, &mut applied).await {
         Ok(()) => Ok(applied),
         Err(error) => {
@@ -92,11 +89,7 @@ async fn apply_all(handle: &Handle, plan: &LinkPlan, applied: &mut Applied) -> i
     done.map_err(|error| named("device settings (up, tun-mtu, txqueuelen)", &error))?;
     for (address, prefix) in &plan.addresses {
         let name = format!("address {address}/{prefix}");
-        let done = handle
-            .address()
-            .add(plan.ifindex, *address, *prefix)
-            .execute()
-            .await;
+        let done = handle.address().add(plan.ifindex, *address, *prefix).execute().await;
         if added(done).map_err(|error| named(&name, &error))? {
             applied.addresses.push((*address, *prefix));
         } else if let Some(other) = prefix_of(handle, plan.ifindex, *address).await?
@@ -125,21 +118,13 @@ async fn apply_all(handle: &Handle, plan: &LinkPlan, applied: &mut Applied) -> i
 
 async fn remove_all(handle: &Handle, applied: Applied) {
     for route in applied.routes.iter().rev() {
-        let done = handle
-            .route()
-            .del(message(route, applied.ifindex))
-            .execute()
-            .await;
+        let done = handle.route().del(message(route, applied.ifindex)).execute().await;
         if let Err(error) = gone(done) {
             warn!("route {}/{} is not removed: {error}", route.network, route.prefix);
         }
     }
     for (address, prefix) in applied.addresses.iter().rev() {
-        let done = handle
-            .address()
-            .del(address_message(applied.ifindex, *address, *prefix))
-            .execute()
-            .await;
+        let done = handle.address().del(address_message(applied.ifindex, *address, *prefix)).execute().await;
         if let Err(error) = gone(done) {
             warn!("address {address}/{prefix} is not removed: {error}");
         }
@@ -149,11 +134,7 @@ async fn remove_all(handle: &Handle, applied: Applied) {
 /// The prefix length an address has on a device; `None` if it is not there.
 async fn prefix_of(handle: &Handle, ifindex: u32, address: IpAddr) -> io::Result<Option<u8>> {
     let mut all = handle.address().get().set_link_index_filter(ifindex).execute();
-    while let Some(found) = all
-        .try_next()
-        .await
-        .map_err(|error| named("list of addresses", &error))?
-    {
+    while let Some(found) = all.try_next().await.map_err(|error| named("list of addresses", &error))? {
         // IPv4 carries its own address as IFA_LOCAL (IFA_ADDRESS is the peer's on point-to-point links), IPv6 as IFA_ADDRESS.
         let ours = found.attributes.iter().any(|attribute| match attribute {
             AddressAttribute::Local(ip) => *ip == address,
@@ -170,30 +151,16 @@ async fn prefix_of(handle: &Handle, ifindex: u32, address: IpAddr) -> io::Result
 /// Whether the route that stands in the way leads to the device (or to the same gateway).
 async fn leads_there(handle: &Handle, route: &Route, ifindex: u32) -> io::Result<bool> {
     let (network, query, default_metric) = match route.network {
-        IpAddr::V4(ip) => (
-            RouteAddress::Inet(ip),
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            0,
-        ),
-        IpAddr::V6(ip) => (
-            RouteAddress::Inet6(ip),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-            DEFAULT_METRIC_V6,
-        ),
+        IpAddr::V4(ip) => (RouteAddress::Inet(ip), RouteMessageBuilder::<Ipv4Addr>::new().build(), 0),
+        IpAddr::V6(ip) => {
+            (RouteAddress::Inet6(ip), RouteMessageBuilder::<Ipv6Addr>::new().build(), DEFAULT_METRIC_V6)
+        }
     };
     let metric = route.metric.unwrap_or(default_metric);
-    let family = if route.network.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    let family = if route.network.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let mut all = handle.route().get(query.clone()).execute();
     let mut found = false;
-    while let Some(other) = all
-        .try_next()
-        .await
-        .map_err(|error| named("list of routes", &error))?
-    {
+    while let Some(other) = all.try_next().await.map_err(|error| named("list of routes", &error))? {
         if other.header.address_family != family
             || other.header.destination_prefix_length != route.prefix
             || other.header.table != query.header.table
@@ -230,14 +197,8 @@ fn connect() -> io::Result<Handle> {
 
 fn address_message(ifindex: u32, address: IpAddr, prefix: u8) -> AddressMessage {
     match address {
-        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(ifindex)
-            .address(ip, prefix)
-            .build(),
-        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new()
-            .index(ifindex)
-            .address(ip, prefix)
-            .build(),
+        IpAddr::V4(ip) => AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(ip, prefix).build(),
+        IpAddr::V6(ip) => AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(ip, prefix).build(),
     }
 }
 

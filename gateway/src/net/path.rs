@@ -26,10 +26,7 @@ impl Path {
     /// A path to `remote` from whatever local address the kernel picks.
     #[must_use]
     pub fn to(remote: SocketAddr) -> Self {
-        Self {
-            remote: normalise(remote),
-            local: LocalAddr::default(),
-        }
+        Self { remote: normalise(remote), local: LocalAddr::default() }
     }
 }
 

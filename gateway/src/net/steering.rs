@@ -35,10 +35,7 @@ pub enum Steering {
 /// `InvalidInput` for impossible counts, else the error of `setsockopt`.
 pub fn attach(socket: BorrowedFd<'_>, workers: usize, shards: usize) -> io::Result<()> {
     let mut program = program(workers, shards)?;
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: `filter` points at `program.len()` instructions which live across the call; the kernel copies them.
     let rc = unsafe {
         libc::setsockopt(
@@ -49,11 +46,7 @@ pub fn attach(socket: BorrowedFd<'_>, workers: usize, shards: usize) -> io::Resu
             size_of::<libc::sock_fprog>() as libc::socklen_t,
         )
     };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The instructions: `opcode == 9 → peer_id & (workers-1)`, else `workers + session_id[7] % shards`, short → `workers`.
@@ -95,10 +88,5 @@ fn stmt(code: u32, k: u32) -> libc::sock_filter {
 
 /// An instruction with its two relative jump targets.
 fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    }
+    libc::sock_filter { code: code as u16, jt, jf, k }
 }

@@ -15,10 +15,7 @@ pub fn try_send_now(socket: BorrowedFd<'_>, bytes: &[u8], path: &Path) -> io::Re
     let mut control = Control::EMPTY;
     let name_len = cmsg::encode_name(path.remote, &mut name);
     let control_len = cmsg::encode_local(path, &mut control);
-    let mut iov = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut header = empty_header();
     header.msg_name = name.0.as_mut_ptr().cast();
     header.msg_namelen = name_len as libc::socklen_t;
@@ -31,11 +28,7 @@ pub fn try_send_now(socket: BorrowedFd<'_>, bytes: &[u8], path: &Path) -> io::Re
     loop {
         // SAFETY: every pointer in `header` refers to a live local or to `bytes`, with its true length; sendmsg only reads them.
         let sent = unsafe {
-            libc::sendmsg(
-                socket.as_raw_fd(),
-                &raw const header,
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
+            libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         };
         if sent >= 0 {
             return Ok(());
@@ -56,10 +49,7 @@ pub fn try_send_now(socket: BorrowedFd<'_>, bytes: &[u8], path: &Path) -> io::Re
 pub fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, Path)> {
     let mut name = Name::EMPTY;
     let mut control = Control::EMPTY;
-    let mut iov = libc::iovec {
-        iov_base: buf.as_mut_ptr().cast(),
-        iov_len: buf.len(),
-    };
+    let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
     let mut header = empty_header();
     header.msg_name = name.0.as_mut_ptr().cast();
     header.msg_namelen = NAME_LEN as libc::socklen_t;
@@ -87,23 +77,13 @@ pub fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, Pa
 /// `InvalidData` for a truncated datagram or one without an IP source address.
 pub(super) fn path_of(header: &libc::msghdr, name: &Name, control: &Control) -> io::Result<Path> {
     if header.msg_flags & libc::MSG_TRUNC != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "datagram longer than the receive buffer",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "datagram longer than the receive buffer"));
     }
     let name_len = (header.msg_namelen as usize).min(NAME_LEN);
-    let remote = cmsg::decode_name(&name.0[..name_len]).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "datagram without an IP source address",
-        )
-    })?;
+    let remote = cmsg::decode_name(&name.0[..name_len])
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "datagram without an IP source address"))?;
     let control_len = header.msg_controllen.min(CONTROL_LEN);
-    Ok(Path {
-        remote,
-        local: cmsg::decode_local(&control.0[..control_len]),
-    })
+    Ok(Path { remote, local: cmsg::decode_local(&control.0[..control_len]) })
 }
 
 /// A message header that refers to nothing.

@@ -37,11 +37,7 @@ impl TunSpec {
     /// One queue on the usual node.
     #[must_use]
     pub fn new(dev: &str) -> Self {
-        Self {
-            dev: dev.to_owned(),
-            node: TUN_NODE.into(),
-            queues: 1,
-        }
+        Self { dev: dev.to_owned(), node: TUN_NODE.into(), queues: 1 }
     }
 }
 
@@ -77,11 +73,8 @@ impl Tun {
                 spec.dev, spec.queues
             )));
         }
-        let mut name = if spec.dev == "tun" {
-            "tun%d".to_owned()
-        } else {
-            checked_name(&spec.dev).map_err(invalid)?
-        };
+        let mut name =
+            if spec.dev == "tun" { "tun%d".to_owned() } else { checked_name(&spec.dev).map_err(invalid)? };
         let mut queues = Vec::with_capacity(spec.queues);
         for _ in 0..spec.queues {
             let file = OpenOptions::new()
@@ -95,11 +88,7 @@ impl Tun {
         }
         let ifindex = nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|e| fail(&format!("interface index of {name}"), e.into()))?;
-        Ok(Self {
-            name,
-            ifindex,
-            queues,
-        })
+        Ok(Self { name, ifindex, queues })
     }
 }
 
@@ -138,26 +127,17 @@ fn attach(file: &File, name: &str) -> nix::Result<String> {
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the descriptor is open and `request` is a full ifreq, which the kernel reads and whose name it writes back.
     unsafe { ioctl::tunsetiff(file.as_raw_fd(), &raw mut request) }?;
-    Ok(request
-        .ifr_name
-        .iter()
-        .take_while(|c| **c != 0)
-        .map(|c| char::from(*c as u8))
-        .collect())
+    Ok(request.ifr_name.iter().take_while(|c| **c != 0).map(|c| char::from(*c as u8)).collect())
 }
 
 /// An interface name the kernel will take, other than a pattern.
 fn checked_name(dev: &str) -> Result<String, String> {
     let shape = dev.len() < libc::IFNAMSIZ
         && !matches!(dev, "" | "." | "..")
-        && dev
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'));
+        && dev.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'));
     if shape {
         Ok(dev.to_owned())
     } else {
-        Err(format!(
-            "dev {dev:?} is not an interface name of 1 to 15 characters"
-        ))
+        Err(format!("dev {dev:?} is not an interface name of 1 to 15 characters"))
     }
 }

@@ -92,20 +92,9 @@ impl ListenerGroup {
             Ok(()) => Steering::Cbpf,
             Err(e) => Steering::None(format!("SO_ATTACH_REUSEPORT_CBPF on {addr}: {e}")),
         };
-        let shard_sockets = sockets
-            .split_off(workers)
-            .into_iter()
-            .map(UdpSocket::from)
-            .collect();
+        let shard_sockets = sockets.split_off(workers).into_iter().map(UdpSocket::from).collect();
         let worker_sockets = sockets.into_iter().map(UdpSocket::from).collect();
-        Ok(Self {
-            local: addr,
-            worker_sockets,
-            shard_sockets,
-            steering,
-            rcvbuf,
-            sndbuf,
-        })
+        Ok(Self { local: addr, worker_sockets, shard_sockets, steering, rcvbuf, sndbuf })
     }
 }
 
@@ -133,45 +122,33 @@ impl ListenSpec {
             |what: &str, e: io::Error| io::Error::new(e.kind(), format!("udp listener {addr}: {what}: {e}"));
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))
             .map_err(|e| step("socket", e))?;
-        socket
-            .set_nonblocking(true)
-            .map_err(|e| step("non-blocking", e))?;
+        socket.set_nonblocking(true).map_err(|e| step("non-blocking", e))?;
         if share {
             socket.set_reuse_port(true).map_err(|e| step("SO_REUSEPORT", e))?;
         }
         if addr.is_ipv6() {
-            socket
-                .set_only_v6(self.family == Family::V6)
-                .map_err(|e| step("IPV6_V6ONLY", e))?;
+            socket.set_only_v6(self.family == Family::V6).map_err(|e| step("IPV6_V6ONLY", e))?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
                 .map_err(|e| step("IPV6_RECVPKTINFO", e.into()))?;
         } else {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).map_err(|e| step("IP_PKTINFO", e.into()))?;
         }
         if let Some(dev) = &self.bind_dev {
-            socket
-                .bind_device(Some(dev.as_bytes()))
-                .map_err(|e| step(&format!("bind-dev {dev}"), e))?;
+            socket.bind_device(Some(dev.as_bytes())).map_err(|e| step(&format!("bind-dev {dev}"), e))?;
         }
         if let Some(mark) = self.mark {
-            socket
-                .set_mark(mark)
-                .map_err(|e| step(&format!("mark {mark}"), e))?;
+            socket.set_mark(mark).map_err(|e| step(&format!("mark {mark}"), e))?;
         }
         // The FORCE forms pass net.core.[rw]mem_max but need CAP_NET_ADMIN; the plain ones are cut to those limits.
         if let Some(bytes) = self.rcvbuf
             && setsockopt(&socket, sockopt::RcvBufForce, &bytes).is_err()
         {
-            socket
-                .set_recv_buffer_size(bytes)
-                .map_err(|e| step(&format!("rcvbuf {bytes}"), e))?;
+            socket.set_recv_buffer_size(bytes).map_err(|e| step(&format!("rcvbuf {bytes}"), e))?;
         }
         if let Some(bytes) = self.sndbuf
             && setsockopt(&socket, sockopt::SndBufForce, &bytes).is_err()
         {
-            socket
-                .set_send_buffer_size(bytes)
-                .map_err(|e| step(&format!("sndbuf {bytes}"), e))?;
+            socket.set_send_buffer_size(bytes).map_err(|e| step(&format!("sndbuf {bytes}"), e))?;
         }
         socket.bind(&addr.into()).map_err(|e| step("bind", e))?;
         Ok(socket)

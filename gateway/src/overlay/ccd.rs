@@ -50,10 +50,8 @@ pub fn find(directory: &Path, common_name: &str, exclusive: bool) -> io::Result<
 /// The name of a client's file: `/` becomes `_`. `None` for names that are no file of the directory, and for the name of
 /// the file for everybody.
 fn file_name(common_name: &str) -> Option<String> {
-    let name: String = common_name
-        .chars()
-        .map(|c| if c == '/' || c.is_control() { '_' } else { c })
-        .collect();
+    let name: String =
+        common_name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
     (!matches!(name.as_str(), "" | "." | ".." | "DEFAULT")).then_some(name)
 }
 

@@ -46,9 +46,7 @@ pub fn parse(source: &str, text: &[u8]) -> (Overlay, Vec<String>) {
                 }));
                 let about_token = line.windows(TOKEN.len()).any(|word| word == TOKEN.as_bytes());
                 if about_token && !line.trim_ascii_start().starts_with(b"#") {
-                    overlay.fault = Some(format!(
-                        "{source}:{number}: a line about an {TOKEN} is unreadable"
-                    ));
+                    overlay.fault = Some(format!("{source}:{number}: a line about an {TOKEN} is unreadable"));
                 }
                 continue;
             }
@@ -83,10 +81,7 @@ fn on_line(source: &Arc<str>, line: u32, place: &Place) -> Place {
 
 /// The beginning of a name that may be any rubbish.
 fn printable(name: &str) -> String {
-    name.chars()
-        .take(40)
-        .map(|c| if c.is_control() { '_' } else { c })
-        .collect()
+    name.chars().take(40).map(|c| if c.is_control() { '_' } else { c }).collect()
 }
 
 type Taken = Result<(), &'static str>;
@@ -156,10 +151,7 @@ impl Overlay {
 
     /// Tokens are lifted out of the push list, however they are spaced: they are secrets, and must be usable.
     fn take_push(&mut self, option: &str, args: usize) -> Taken {
-        let (word, rest) = option
-            .trim_start()
-            .split_once(char::is_whitespace)
-            .unwrap_or((option.trim(), ""));
+        let (word, rest) = option.trim_start().split_once(char::is_whitespace).unwrap_or((option.trim(), ""));
         if word == TOKEN {
             let token = Secret::new(rest.trim().to_owned());
             let fault = token_fault(token.expose());
@@ -220,11 +212,7 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
 fn v6_prefix(text: &str) -> Result<(Ipv6Addr, u8), &'static str> {
     let (address, bits) = text.split_once('/').ok_or("ADDRESS/BITS is wanted")?;
     let bits = value(bits)?;
-    if bits > 128 {
-        Err("more than 128 bits")
-    } else {
-        Ok((value(address)?, bits))
-    }
+    if bits > 128 { Err("more than 128 bits") } else { Ok((value(address)?, bits)) }
 }
 
 fn prefix_len(mask: Ipv4Addr) -> Option<u8> {
@@ -245,10 +233,7 @@ mod tests {
         assert_eq!(left_out, Vec::<String>::new());
         assert_eq!(overlay.push.len(), 2);
         assert_eq!(overlay.iroutes.len(), 2);
-        assert_eq!(
-            overlay.ifconfig,
-            Some(([10, 8, 0, 9].into(), [255, 255, 255, 0].into()))
-        );
+        assert_eq!(overlay.ifconfig, Some(([10, 8, 0, 9].into(), [255, 255, 255, 0].into())));
         assert_eq!(overlay.token.as_ref().unwrap().expose(), "abc.DEF-123");
         assert_eq!(overlay.token_user.as_deref(), Some("alice"));
         assert_eq!(overlay.inactive, Some((Duration::from_secs(60), 1000)));
@@ -261,25 +246,13 @@ mod tests {
         let (overlay, left_out) = parse("script", text);
         assert_eq!(overlay.push, [PushEdit::Add("ok".into())]);
         assert_eq!(left_out.len(), 5, "{left_out:?}");
-        assert!(
-            left_out[0].starts_with("script:1:1: keepalive:"),
-            "{}",
-            left_out[0]
-        );
+        assert!(left_out[0].starts_with("script:1:1: keepalive:"), "{}", left_out[0]);
     }
 
     #[test]
     fn tokens_that_clients_cannot_use_are_faults_without_the_value() {
         let long = "x".repeat(128);
-        for bad in [
-            "",
-            "has space",
-            "q'uote",
-            "back\\slash",
-            long.as_str(),
-            "a,b",
-            "n\u{e4}h",
-        ] {
+        for bad in ["", "has space", "q'uote", "back\\slash", long.as_str(), "a,b", "n\u{e4}h"] {
             let text = format!("push \"auth-token {}\"\n", bad.replace('\\', "\\\\"));
             let (overlay, _) = parse("script", text.as_bytes());
             let fault = overlay.fault.unwrap_or_default();
@@ -293,16 +266,10 @@ mod tests {
     fn an_unreadable_line_takes_no_other_with_it() {
         let text = b"push a\nbad \"quote\npush b\npush c d\ndisable\n";
         let (overlay, left_out) = parse("ccd/x", text);
-        assert_eq!(
-            overlay.push,
-            [PushEdit::Add("a".into()), PushEdit::Add("b".into())]
-        );
+        assert_eq!(overlay.push, [PushEdit::Add("a".into()), PushEdit::Add("b".into())]);
         assert!(overlay.disable && overlay.fault.is_none());
         assert_eq!(left_out.len(), 2);
-        assert!(
-            left_out[0].starts_with("ccd/x:2:5: error: the double quote"),
-            "{left_out:?}"
-        );
+        assert!(left_out[0].starts_with("ccd/x:2:5: error: the double quote"), "{left_out:?}");
         assert!(left_out[1].starts_with("ccd/x:4:1: push:"), "{left_out:?}");
     }
 
@@ -315,11 +282,7 @@ mod tests {
             "push 'auth-token abc'\r",
         ] {
             let (overlay, left_out) = parse("s", line.as_bytes());
-            assert_eq!(
-                overlay.token.map(|t| t.expose().clone()).as_deref(),
-                Some("abc"),
-                "{line:?}"
-            );
+            assert_eq!(overlay.token.map(|t| t.expose().clone()).as_deref(), Some("abc"), "{line:?}");
             assert!(overlay.push.is_empty() && left_out.is_empty() && overlay.fault.is_none());
         }
         for line in [
@@ -342,23 +305,16 @@ mod tests {
         let (overlay, _) = parse("s", "push x\n".repeat(1000).as_bytes());
         assert!(overlay.fault.is_none() && overlay.push.len() == 1000);
         assert!(parse("s", "push x\n".repeat(1001).as_bytes()).0.fault.is_some());
-        assert_eq!(
-            parse("s", "a 'b\n".repeat(5000).as_bytes()).1.len(),
-            MAX_FINDINGS + 1
-        );
+        assert_eq!(parse("s", "a 'b\n".repeat(5000).as_bytes()).1.len(), MAX_FINDINGS + 1);
         let long = format!("push \"echo {}\"", "x".repeat(MAX_PUSH));
         assert_eq!(parse("s", long.as_bytes()).1.len(), 1);
     }
 
     #[test]
     fn rubbish_is_no_overlay() {
-        for text in [
-            &b"push \"unterminated"[..],
-            b"\0\0\0",
-            &[0xff; 100],
-            b"<inline>\nx\n</inline>",
-            &[b'x'; 20_000],
-        ] {
+        for text in
+            [&b"push \"unterminated"[..], b"\0\0\0", &[0xff; 100], b"<inline>\nx\n</inline>", &[b'x'; 20_000]]
+        {
             let (overlay, left_out) = parse("script", text);
             assert!(overlay.push.is_empty() && !left_out.is_empty());
         }

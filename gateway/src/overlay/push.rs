@@ -67,16 +67,10 @@ mod tests {
 
     #[test]
     fn edits_in_order() {
-        let common = strings(&[
-            "topology subnet",
-            "route 10.0.0.0 255.0.0.0",
-            "dhcp-option DNS 1.1.1.1",
-            "ping 10",
-        ]);
-        let edits = [
-            PushEdit::Remove("dhcp-option".into()),
-            PushEdit::Add("route 192.168.7.0 255.255.255.0".into()),
-        ];
+        let common =
+            strings(&["topology subnet", "route 10.0.0.0 255.0.0.0", "dhcp-option DNS 1.1.1.1", "ping 10"]);
+        let edits =
+            [PushEdit::Remove("dhcp-option".into()), PushEdit::Add("route 192.168.7.0 255.255.255.0".into())];
         let own = [Prefix::new([10, 0, 0, 0].into(), 8).unwrap()];
         assert_eq!(
             apply(&common, &edits, &own),
@@ -97,10 +91,7 @@ mod tests {
             "route-gateway 10.8.0.1",
         ]);
         let without = |prefix: &str| apply(&common, &[PushEdit::Remove(prefix.into())], &[]);
-        assert_eq!(
-            without("route"),
-            ["dhcp-option DNS 1.1.1.1", "dhcp-option WINS 1.1.1.2", "xroute 1"]
-        );
+        assert_eq!(without("route"), ["dhcp-option DNS 1.1.1.1", "dhcp-option WINS 1.1.1.2", "xroute 1"]);
         assert_eq!(without("dhcp-option DNS 1.1").len(), 5);
     }
 }

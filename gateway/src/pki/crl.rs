@@ -58,10 +58,7 @@ impl Crls {
                     label: path.display().to_string(),
                     reason: "not a directory".into(),
                 }),
-                Err(e) => Err(PkiError::Read {
-                    label: path.display().to_string(),
-                    reason: e.to_string(),
-                }),
+                Err(e) => Err(PkiError::Read { label: path.display().to_string(), reason: e.to_string() }),
             },
             CrlSource::Inline(pem) => Self::parse(pem, now, warnings),
             CrlSource::File(path) => Self::read(path, now, warnings),
@@ -69,10 +66,7 @@ impl Crls {
     }
 
     fn read(path: &Path, now: UnixTime, warnings: &mut Vec<String>) -> Result<Self, PkiError> {
-        let pem = Pem {
-            label: path.display().to_string(),
-            bytes: read_capped(path, MAX_CRL_BYTES)?,
-        };
+        let pem = Pem { label: path.display().to_string(), bytes: read_capped(path, MAX_CRL_BYTES)? };
         Self::parse(&pem, now, warnings)
     }
 
@@ -81,15 +75,9 @@ impl Crls {
         let mut next_update: Option<u64> = None;
         for (index, section) in CertificateRevocationListDer::pem_slice_iter(&pem.bytes).enumerate() {
             let index = index + 1;
-            let der = section.map_err(|e| PkiError::Pem {
-                label: pem.label.clone(),
-                reason: e.to_string(),
-            })?;
-            let failed = |reason: String| PkiError::Crl {
-                label: pem.label.clone(),
-                index,
-                reason,
-            };
+            let der =
+                section.map_err(|e| PkiError::Pem { label: pem.label.clone(), reason: e.to_string() })?;
+            let failed = |reason: String| PkiError::Crl { label: pem.label.clone(), index, reason };
             let (_, parsed) = CertificateRevocationList::from_der(&der)
                 .map_err(|e| failed(format!("cannot be parsed: {e}")))?;
             if parsed.version().is_none() {
@@ -112,17 +100,10 @@ impl Crls {
                 }
             }
             let issuer = parsed.issuer().as_raw().to_vec();
-            dated.push((
-                parsed.last_update().timestamp(),
-                issuer,
-                CertRevocationList::from(list),
-            ));
+            dated.push((parsed.last_update().timestamp(), issuer, CertRevocationList::from(list)));
         }
         if dated.is_empty() {
-            return Err(PkiError::Missing {
-                label: pem.label.clone(),
-                what: "CRL",
-            });
+            return Err(PkiError::Missing { label: pem.label.clone(), what: "CRL" });
         }
         // The verifier takes the first CRL of an issuer, which must be the newest.
         dated.sort_by_key(|(this_update, _, _)| std::cmp::Reverse(*this_update));
@@ -131,11 +112,7 @@ impl Crls {
             issuers.push(issuer);
             lists.push(list);
         }
-        Ok(Self {
-            lists,
-            issuers,
-            next_update,
-        })
+        Ok(Self { lists, issuers, next_update })
     }
 
     /// Whether one of the CRLs is by the issuer of this raw name.
@@ -166,11 +143,7 @@ impl CrlWatcher {
         let CrlSource::File(path) = source else {
             return None;
         };
-        Some(Self {
-            path: path.clone(),
-            stamp: stamp(path).ok(),
-            looked_at: None,
-        })
+        Some(Self { path: path.clone(), stamp: stamp(path).ok(), looked_at: None })
     }
 
     /// Reads the file again if it has changed since the last time. `Ok(None)`: unchanged; `Err(None)`: not due.
@@ -180,10 +153,7 @@ impl CrlWatcher {
         wall: UnixTime,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Crls>, Option<PkiError>> {
-        if self
-            .looked_at
-            .is_some_and(|at| now.saturating_duration_since(at) < CHECK_INTERVAL)
-        {
+        if self.looked_at.is_some_and(|at| now.saturating_duration_since(at) < CHECK_INTERVAL) {
             return Err(None);
         }
         self.looked_at = Some(now);
@@ -194,10 +164,7 @@ impl CrlWatcher {
         }
         self.stamp = stamp;
         if let Err(reason) = seen {
-            return Err(Some(PkiError::Read {
-                label: self.path.display().to_string(),
-                reason,
-            }));
+            return Err(Some(PkiError::Read { label: self.path.display().to_string(), reason }));
         }
         Crls::read(&self.path, wall, warnings).map(Some).map_err(Some)
     }
@@ -206,9 +173,5 @@ impl CrlWatcher {
 fn stamp(path: &Path) -> Result<Stamp, String> {
     let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
     let mtime = (metadata.mtime(), metadata.mtime_nsec());
-    Ok(Stamp {
-        size: metadata.size(),
-        inode: metadata.ino(),
-        mtime,
-    })
+    Ok(Stamp { size: metadata.size(), inode: metadata.ino(), mtime })
 }

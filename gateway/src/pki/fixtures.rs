@@ -37,9 +37,7 @@ pub(super) struct Pki {
 impl Pki {
     /// With a CA called `ca` and a server certificate called `server`.
     pub(super) fn new() -> Self {
-        let pki = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let pki = Self { dir: tempfile::tempdir().unwrap() };
         pki.root("ca", "/CN=Test CA");
         pki.issue("server", "ca", "/CN=server", SERVER);
         pki
@@ -82,10 +80,7 @@ impl Pki {
 
     pub(super) fn self_signed(&self, name: &str, subject: &str, extensions: &str, more: &[&str]) {
         self.ec_key(name);
-        self.write(
-            "self.csr.cnf",
-            &format!("[req]\ndistinguished_name=dn\n[dn]\n[x]\n{extensions}"),
-        );
+        self.write("self.csr.cnf", &format!("[req]\ndistinguished_name=dn\n[dn]\n[x]\n{extensions}"));
         let (key, crt) = (format!("{name}.key"), format!("{name}.crt"));
         let mut arguments = vec![
             "req",
@@ -117,9 +112,7 @@ impl Pki {
     pub(super) fn issue_with(&self, name: &str, ca: &str, subject: &str, extensions: &str, more: &[&str]) {
         self.ec_key(name);
         let (key, csr) = (format!("{name}.key"), format!("{name}.csr"));
-        self.openssl(&[
-            "req", "-new", "-utf8", "-key", &key, "-subj", subject, "-out", &csr,
-        ]);
+        self.openssl(&["req", "-new", "-utf8", "-key", &key, "-subj", subject, "-out", &csr]);
         self.sign(name, ca, extensions, more);
     }
 
@@ -127,9 +120,8 @@ impl Pki {
         self.write("ext.cnf", &format!("[x]\n{extensions}"));
         let (csr, crt) = (format!("{name}.csr"), format!("{name}.crt"));
         let (ca_crt, ca_key) = (format!("{ca}.crt"), format!("{ca}.key"));
-        let mut arguments = vec![
-            "x509", "-req", "-in", &csr, "-CA", &ca_crt, "-CAkey", &ca_key, "-out", &crt,
-        ];
+        let mut arguments =
+            vec!["x509", "-req", "-in", &csr, "-CA", &ca_crt, "-CAkey", &ca_key, "-out", &crt];
         if !more.contains(&"-set_serial") {
             arguments.extend(["-set_serial", "4096"]);
         }
@@ -154,13 +146,10 @@ impl Pki {
         let (cert, key) = (format!("{ca}.crt"), format!("{ca}.key"));
         for name in revoked {
             let crt = format!("{name}.crt");
-            self.openssl(&[
-                "ca", "-config", "ca.cnf", "-cert", &cert, "-keyfile", &key, "-revoke", &crt,
-            ]);
+            self.openssl(&["ca", "-config", "ca.cnf", "-cert", &cert, "-keyfile", &key, "-revoke", &crt]);
         }
-        let mut arguments = vec![
-            "ca", "-config", "ca.cnf", "-cert", &cert, "-keyfile", &key, "-gencrl", "-out", "out.crl",
-        ];
+        let mut arguments =
+            vec!["ca", "-config", "ca.cnf", "-cert", &cert, "-keyfile", &key, "-gencrl", "-out", "out.crl"];
         arguments.extend(more);
         self.openssl(&arguments);
         self.text("out.crl")
@@ -172,19 +161,15 @@ impl Pki {
 
     /// Options with the CA and the server's certificate.
     pub(super) fn options(&self) -> PkiOptions {
-        let mut options = PkiOptions::new(
-            self.pem("server.crt"),
-            KeyPem::from_file(&self.path("server.key")).unwrap(),
-        );
+        let mut options =
+            PkiOptions::new(self.pem("server.crt"), KeyPem::from_file(&self.path("server.key")).unwrap());
         options.ca = Some(self.pem("ca.crt"));
         options
     }
 
     pub(super) fn chain(&self, files: &[&str]) -> Vec<CertificateDer<'static>> {
         let text: String = files.iter().map(|f| self.text(f)).collect();
-        CertificateDer::pem_slice_iter(text.as_bytes())
-            .collect::<Result<_, _>>()
-            .unwrap()
+        CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().unwrap()
     }
 }
 
@@ -196,11 +181,7 @@ pub(super) fn openssl(dir: &Path, arguments: &[&str]) -> String {
         command.arg("-batch");
     }
     let output = command.output().expect("the openssl tool is needed");
-    assert!(
-        output.status.success(),
-        "openssl {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -235,9 +216,7 @@ impl ServerCertVerifier for TrustAll {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -306,9 +285,5 @@ pub(super) fn handshake(tls: &ServerTls, client: &Arc<ClientConfig>) -> Result<D
         }
     }
     assert!(!server.is_handshaking() && !client.is_handshaking());
-    Ok(Done {
-        server,
-        client,
-        from_server,
-    })
+    Ok(Done { server, client, from_server })
 }

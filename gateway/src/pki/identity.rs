@@ -77,10 +77,7 @@ impl PeerIdentity {
             let parsed = inspect::parse(der).map_err(|_| IdentityError::Parse(depth))?;
             Ok(CertInfo::new(&parsed, der))
         };
-        Ok(Self {
-            common_name,
-            chain: path.iter().enumerate().map(info).collect::<Result<_, _>>()?,
-        })
+        Ok(Self { common_name, chain: path.iter().enumerate().map(info).collect::<Result<_, _>>()? })
     }
 
     /// The user's name by `x509-username-field`: 1 to 64 bytes without control characters.
@@ -120,11 +117,7 @@ impl PeerIdentity {
     /// `tls_digest_sha256_{n}` and `X509_{n}_{field}` for every depth.
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
-        self.chain
-            .iter()
-            .enumerate()
-            .flat_map(|(depth, info)| info.env(depth))
-            .collect()
+        self.chain.iter().enumerate().flat_map(|(depth, info)| info.env(depth)).collect()
     }
 }
 
@@ -152,11 +145,7 @@ impl CertInfo {
             (format!("tls_digest_{depth}"), colon_hex(&self.sha1)),
             (format!("tls_digest_sha256_{depth}"), colon_hex(&self.sha256)),
         ];
-        env.extend(
-            self.fields
-                .iter()
-                .map(|(name, value)| (format!("X509_{depth}_{name}"), value.clone())),
-        );
+        env.extend(self.fields.iter().map(|(name, value)| (format!("X509_{depth}_{name}"), value.clone())));
         env
     }
 }
@@ -231,30 +220,22 @@ fn one_field(
             (last.and_then(|a| a.value.clone()), oid.as_str())
         }
         UsernameField::Serial => {
-            let hex = serial_texts(leaf.raw_serial())
-                .1
-                .replace(':', "")
-                .to_ascii_uppercase();
+            let hex = serial_texts(leaf.raw_serial()).1.replace(':', "").to_ascii_uppercase();
             (Some(format!("0x{hex}")), "serialNumber")
         }
         UsernameField::SubjectAltEmail => (alternative_email(leaf, true)?, "e-mail in subjectAltName"),
         UsernameField::IssuerAltEmail => (alternative_email(leaf, false)?, "e-mail in issuerAltName"),
     };
     let called = if called == "2.5.4.3" { "CN" } else { called };
-    value
-        .filter(|v| !v.is_empty())
-        .ok_or_else(|| IdentityError::NoName(called.to_owned()))
+    value.filter(|v| !v.is_empty()).ok_or_else(|| IdentityError::NoName(called.to_owned()))
 }
 
 fn alternative_email(leaf: &X509Certificate<'_>, of_subject: bool) -> Result<Option<String>, IdentityError> {
-    let names = leaf
-        .extensions()
-        .iter()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(san) if of_subject => Some(&san.general_names),
-            ParsedExtension::IssuerAlternativeName(ian) if !of_subject => Some(&ian.general_names),
-            _ => None,
-        });
+    let names = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectAlternativeName(san) if of_subject => Some(&san.general_names),
+        ParsedExtension::IssuerAlternativeName(ian) if !of_subject => Some(&ian.general_names),
+        _ => None,
+    });
     let mut emails = names.into_iter().flatten().filter_map(|name| match name {
         GeneralName::RFC822Name(email) => Some((*email).to_owned()),
         _ => None,
@@ -276,14 +257,8 @@ fn env_fields(attributes: &[Attribute]) -> Vec<(String, String)> {
             continue;
         };
         let same = attributes.iter().take_while(|a| !std::ptr::eq(*a, attribute));
-        let before = same
-            .filter(|a| a.short == Some(short) && a.value.is_some())
-            .count();
-        let name = if before == 0 {
-            short.to_owned()
-        } else {
-            format!("{short}_{before}")
-        };
+        let before = same.filter(|a| a.short == Some(short) && a.value.is_some()).count();
+        let name = if before == 0 { short.to_owned() } else { format!("{short}_{before}") };
         fields.push((name, names::printable(value)));
     }
     fields
@@ -300,10 +275,7 @@ pub(super) fn serial_texts(content: &[u8]) -> (String, String) {
             (*byte, carry) = (sum, over);
         }
     }
-    let first = magnitude
-        .iter()
-        .position(|&b| b != 0)
-        .unwrap_or(magnitude.len().saturating_sub(1));
+    let first = magnitude.iter().position(|&b| b != 0).unwrap_or(magnitude.len().saturating_sub(1));
     magnitude.drain(..first);
     if magnitude.is_empty() {
         magnitude.push(0);
@@ -324,11 +296,7 @@ pub(super) fn serial_texts(content: &[u8]) -> (String, String) {
     let mut decimal = String::from(if negative { "-" } else { "" });
     for (index, digit) in digits.iter().rev().enumerate() {
         // Writing to a String cannot fail.
-        let _ = if index == 0 {
-            write!(decimal, "{digit}")
-        } else {
-            write!(decimal, "{digit:09}")
-        };
+        let _ = if index == 0 { write!(decimal, "{digit}") } else { write!(decimal, "{digit:09}") };
     }
     (decimal, colon_hex(&magnitude))
 }
@@ -344,16 +312,10 @@ mod tests {
         big[1] = 0xff;
         big[16] = 0x0a;
         assert_eq!(serial_texts(&big).0, "338953138925153547590470800371487866890");
-        assert_eq!(
-            serial_texts(&big).1,
-            "ff:00:00:00:00:00:00:00:00:00:00:00:00:00:00:0a"
-        );
+        assert_eq!(serial_texts(&big).1, "ff:00:00:00:00:00:00:00:00:00:00:00:00:00:00:0a");
         assert_eq!(serial_texts(&[0x03, 0xe8]), ("1000".into(), "03:e8".into()));
         assert_eq!(serial_texts(&[0]), ("0".into(), "00".into()));
-        assert_eq!(
-            serial_texts(&[0, 0xa1, 0xb2, 0xc3, 0xd4, 0xe5, 0xf6, 7, 0x18]).0,
-            "11651590505119483672"
-        );
+        assert_eq!(serial_texts(&[0, 0xa1, 0xb2, 0xc3, 0xd4, 0xe5, 0xf6, 7, 0x18]).0, "11651590505119483672");
         assert_eq!(serial_texts(&[0xff]), ("-1".into(), "01".into()));
         assert_eq!(serial_texts(&[0x80]), ("-128".into(), "80".into()));
         assert_eq!(serial_texts(&[]), ("0".into(), "00".into()));

@@ -9,11 +9,7 @@ use super::error::CertProblem;
 /// Parses a certificate that must fill `der` to the end.
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     let (rest, cert) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
-    if rest.is_empty() {
-        Ok(cert)
-    } else {
-        Err("bytes follow the certificate".into())
-    }
+    if rest.is_empty() { Ok(cert) } else { Err("bytes follow the certificate".into()) }
 }
 
 /// The first problem of a certificate that is used in a handshake, or below a trust anchor.
@@ -23,11 +19,7 @@ pub(super) fn problem(cert: &X509Certificate<'_>) -> Option<CertProblem> {
         return Some(CertProblem::Version(version));
     }
     // A self-issued certificate's signature tells nothing, and nothing checks it.
-    let signature = if self_issued(cert) {
-        None
-    } else {
-        signature_problem(&cert.signature_algorithm)
-    };
+    let signature = if self_issued(cert) { None } else { signature_problem(&cert.signature_algorithm) };
     key_problem(cert.public_key()).or(signature)
 }
 
@@ -73,11 +65,8 @@ pub(super) fn key_problem(spki: &SubjectPublicKeyInfo<'_>) -> Option<CertProblem
             _ => Some(CertProblem::KeyType("RSA that cannot be parsed".into())),
         },
         "1.2.840.10045.2.1" => {
-            let curve = spki
-                .algorithm
-                .parameters()
-                .and_then(|p| p.as_oid().ok())
-                .map(|oid| oid.to_id_string());
+            let curve =
+                spki.algorithm.parameters().and_then(|p| p.as_oid().ok()).map(|oid| oid.to_id_string());
             let name = match curve.as_deref() {
                 Some("1.2.840.10045.3.1.7" | "1.3.132.0.34") => return None,
                 Some("1.3.132.0.35") => "P-521 (secp521r1)",

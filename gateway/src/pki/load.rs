@@ -59,10 +59,7 @@ pub(super) fn server_key(
     let key = provider
         .key_provider
         .load_private_key(private_key(&options.key)?)
-        .map_err(|e| PkiError::KeyType {
-            label: options.key.label.clone(),
-            reason: e.to_string(),
-        })?;
+        .map_err(|e| PkiError::KeyType { label: options.key.label.clone(), reason: e.to_string() })?;
     let pair = CertifiedKey::new(chain, key);
     pair.keys_match().map_err(|_| PkiError::KeyMismatch {
         key: options.key.label.clone(),
@@ -75,15 +72,9 @@ pub(super) fn server_key(
 pub(super) fn certificates(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let certs = CertificateDer::pem_slice_iter(&pem.bytes)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| PkiError::Pem {
-            label: pem.label.clone(),
-            reason: e.to_string(),
-        })?;
+        .map_err(|e| PkiError::Pem { label: pem.label.clone(), reason: e.to_string() })?;
     if certs.is_empty() {
-        return Err(PkiError::Missing {
-            label: pem.label.clone(),
-            what: "certificate",
-        });
+        return Err(PkiError::Missing { label: pem.label.clone(), what: "certificate" });
     }
     Ok(certs)
 }
@@ -104,11 +95,7 @@ fn check_own(
         })?;
         let root = inspect::self_issued(&cert) && index > 1;
         if let Some(problem) = inspect::problem(&cert).filter(|_| !root) {
-            return Err(PkiError::Unusable {
-                label: pem.label.clone(),
-                index,
-                problem,
-            });
+            return Err(PkiError::Unusable { label: pem.label.clone(), index, problem });
         }
         warn_validity(&pem.label, index, &cert, now, warnings);
     }
@@ -125,15 +112,10 @@ fn warn_validity(
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let validity = cert.validity();
     if validity.not_after.timestamp() < now {
-        warnings.push(format!(
-            "{label}: certificate number {index} has expired on {}",
-            validity.not_after
-        ));
+        warnings.push(format!("{label}: certificate number {index} has expired on {}", validity.not_after));
     } else if validity.not_before.timestamp() > now {
-        warnings.push(format!(
-            "{label}: certificate number {index} is not valid before {}",
-            validity.not_before
-        ));
+        warnings
+            .push(format!("{label}: certificate number {index} is not valid before {}", validity.not_before));
     }
 }
 
@@ -141,21 +123,17 @@ fn private_key(pem: &KeyPem) -> Result<PrivateKeyDer<'static>, PkiError> {
     let text = pem.bytes.expose();
     let holds = |needle: &[u8]| text.windows(needle.len()).any(|window| window == needle);
     if holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED") {
-        return Err(PkiError::EncryptedKey {
-            label: pem.label.clone(),
-        });
+        return Err(PkiError::EncryptedKey { label: pem.label.clone() });
     }
     // The library's words could quote a line of the file, which holds a key; only their kind is told.
     match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) => Ok(key),
-        Err(rustls_pki_types::pem::Error::NoItemsFound) => Err(PkiError::Missing {
-            label: pem.label.clone(),
-            what: "private key",
-        }),
-        Err(_) => Err(PkiError::Pem {
-            label: pem.label.clone(),
-            reason: "broken private key section".into(),
-        }),
+        Err(rustls_pki_types::pem::Error::NoItemsFound) => {
+            Err(PkiError::Missing { label: pem.label.clone(), what: "private key" })
+        }
+        Err(_) => {
+            Err(PkiError::Pem { label: pem.label.clone(), reason: "broken private key section".into() })
+        }
     }
 }
 
@@ -174,20 +152,12 @@ pub(super) fn trust(pem: &Pem, now: UnixTime, warnings: &mut Vec<String>) -> Res
     let mut dropped = String::new();
     for (index, der) in ders.iter().enumerate() {
         let index = index + 1;
-        let verdict = inspect::parse(der).and_then(|cert| {
-            if may_issue(&cert) {
-                Ok(cert)
-            } else {
-                Err("not a CA certificate".into())
-            }
-        });
+        let verdict = inspect::parse(der)
+            .and_then(|cert| if may_issue(&cert) { Ok(cert) } else { Err("not a CA certificate".into()) });
         match verdict {
             Ok(cert) => parsed.push((index, der, cert)),
             Err(reason) => {
-                warnings.push(format!(
-                    "{}: certificate number {index} is left out: {reason}",
-                    pem.label
-                ));
+                warnings.push(format!("{}: certificate number {index} is left out: {reason}", pem.label));
                 dropped = reason;
             }
         }
@@ -196,15 +166,11 @@ pub(super) fn trust(pem: &Pem, now: UnixTime, warnings: &mut Vec<String>) -> Res
     for (index, der, cert) in &parsed {
         warn_validity(&pem.label, *index, cert, now, warnings);
         let subject = names::printable(&names::one_line(&names::attributes(cert.subject())));
-        let issuer_here = parsed
-            .iter()
-            .any(|(_, _, other)| other.subject().as_raw() == cert.issuer().as_raw());
+        let issuer_here =
+            parsed.iter().any(|(_, _, other)| other.subject().as_raw() == cert.issuer().as_raw());
         let key_problem = inspect::key_problem(cert.public_key());
         if let Some(problem) = &key_problem {
-            warnings.push(format!(
-                "{}: nothing issued by {subject:?} can be verified: {problem}",
-                pem.label
-            ));
+            warnings.push(format!("{}: nothing issued by {subject:?} can be verified: {problem}", pem.label));
         }
         trust.subjects.push((cert.subject().as_raw().to_vec(), subject));
         if issuer_here && !inspect::self_issued(cert) {
@@ -220,29 +186,17 @@ pub(super) fn trust(pem: &Pem, now: UnixTime, warnings: &mut Vec<String>) -> Res
                 key_problem,
             }),
             Err(e) => {
-                warnings.push(format!(
-                    "{}: certificate number {index} is left out: {e}",
-                    pem.label
-                ));
+                warnings.push(format!("{}: certificate number {index} is left out: {e}", pem.label));
                 dropped = e.to_string();
             }
         }
     }
-    if let Some(problem) = trust
-        .anchors
-        .iter()
-        .map(|a| a.key_problem.clone())
-        .reduce(Option::and)
-        .flatten()
-    {
+    if let Some(problem) = trust.anchors.iter().map(|a| a.key_problem.clone()).reduce(Option::and).flatten() {
         dropped = problem.to_string();
         trust.anchors.clear();
     }
     if trust.anchors.is_empty() {
-        return Err(PkiError::NoUsableCa {
-            label: pem.label.clone(),
-            reason: dropped,
-        });
+        return Err(PkiError::NoUsableCa { label: pem.label.clone(), reason: dropped });
     }
     Ok(trust)
 }

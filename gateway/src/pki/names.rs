@@ -39,26 +39,10 @@ const ATTRIBUTES: &[(&str, &str, &str)] = &[
     ("0.9.2342.19200300.100.1.25", "DC", "domainComponent"),
     ("1.2.840.113549.1.9.1", "emailAddress", "emailAddress"),
     ("1.2.840.113549.1.9.2", "unstructuredName", "unstructuredName"),
-    (
-        "1.2.840.113549.1.9.8",
-        "unstructuredAddress",
-        "unstructuredAddress",
-    ),
-    (
-        "1.3.6.1.4.1.311.60.2.1.1",
-        "jurisdictionL",
-        "jurisdictionLocalityName",
-    ),
-    (
-        "1.3.6.1.4.1.311.60.2.1.2",
-        "jurisdictionST",
-        "jurisdictionStateOrProvinceName",
-    ),
-    (
-        "1.3.6.1.4.1.311.60.2.1.3",
-        "jurisdictionC",
-        "jurisdictionCountryName",
-    ),
+    ("1.2.840.113549.1.9.8", "unstructuredAddress", "unstructuredAddress"),
+    ("1.3.6.1.4.1.311.60.2.1.1", "jurisdictionL", "jurisdictionLocalityName"),
+    ("1.3.6.1.4.1.311.60.2.1.2", "jurisdictionST", "jurisdictionStateOrProvinceName"),
+    ("1.3.6.1.4.1.311.60.2.1.3", "jurisdictionC", "jurisdictionCountryName"),
 ];
 
 /// One attribute of a name, decoded.
@@ -80,16 +64,8 @@ pub(super) fn attributes(name: &X509Name<'_>) -> Vec<Attribute> {
     for rdn in name.iter() {
         for (index, attribute) in rdn.iter().enumerate() {
             let oid = attribute.attr_type().to_id_string();
-            let short = ATTRIBUTES
-                .iter()
-                .find(|known| known.0 == oid)
-                .map(|known| known.1);
-            all.push(Attribute {
-                oid,
-                short,
-                value: decode(attribute.attr_value()),
-                joined: index > 0,
-            });
+            let short = ATTRIBUTES.iter().find(|known| known.0 == oid).map(|known| known.1);
+            all.push(Attribute { oid, short, value: decode(attribute.attr_value()), joined: index > 0 });
         }
     }
     all
@@ -120,9 +96,7 @@ pub(super) fn one_line(attributes: &[Attribute]) -> String {
 
 /// Text with every control character of ASCII replaced by `_`, as hooks get it.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_ascii_control() { '_' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_ascii_control() { '_' } else { c }).collect()
 }
 
 /// Turns one of the ASN.1 string types into UTF-8. Types of one byte per character are read as Latin-1, as OpenSSL does.
@@ -139,8 +113,7 @@ pub(super) fn decode(value: &Any<'_>) -> Option<String> {
         Tag::BmpString => {
             let (pairs, rest) = bytes.as_chunks::<2>();
             let text = char::decode_utf16(pairs.iter().map(|&pair| u16::from_be_bytes(pair)));
-            rest.is_empty()
-                .then(|| text.collect::<Result<String, _>>().ok())?
+            rest.is_empty().then(|| text.collect::<Result<String, _>>().ok())?
         }
         Tag::UniversalString => {
             let (quads, rest) = bytes.as_chunks::<4>();
@@ -183,10 +156,7 @@ impl UsernameFields {
     /// [`PkiError::Option`] for no argument, too many, or a field that does not exist. A comma list is no list in OpenVPN
     /// either: the error says to use spaces.
     pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Result<Self, PkiError> {
-        let failed = |reason: String| PkiError::Option {
-            directive: "x509-username-field",
-            reason,
-        };
+        let failed = |reason: String| PkiError::Option { directive: "x509-username-field", reason };
         if arguments.is_empty() || arguments.len() > MAX_USERNAME_FIELDS {
             return Err(failed(format!("1 to {MAX_USERNAME_FIELDS} fields are expected")));
         }
@@ -199,20 +169,14 @@ impl UsernameFields {
                 _ => {}
             }
             let upper = name.to_ascii_uppercase();
-            let known = |wanted: &str| {
-                ATTRIBUTES
-                    .iter()
-                    .find(|a| a.1 == wanted || a.2 == wanted)
-                    .map(|a| a.0)
-            };
+            let known =
+                |wanted: &str| ATTRIBUTES.iter().find(|a| a.1 == wanted || a.2 == wanted).map(|a| a.0);
             if let Some(oid) = known(name).or_else(|| known(&upper)) {
                 Ok(UsernameField::Attribute(oid.to_owned()))
             } else if is_dotted_oid(name) {
                 Ok(UsernameField::Attribute(name.to_owned()))
             } else if name.contains(',') {
-                Err(failed(format!(
-                    "fields are separated by spaces, not commas: {name:?}"
-                )))
+                Err(failed(format!("fields are separated by spaces, not commas: {name:?}")))
             } else {
                 Err(failed(format!("no certificate field is called {name:?}")))
             }

@@ -23,10 +23,7 @@ pub struct Pem {
 impl Pem {
     /// PEM text given inside the configuration, under `<directive>`.
     pub fn inline(directive: &str, text: impl Into<Vec<u8>>) -> Self {
-        Self {
-            label: format!("inline <{directive}>"),
-            bytes: text.into(),
-        }
+        Self { label: format!("inline <{directive}>"), bytes: text.into() }
     }
 
     /// Reads `path`, at most 4 MiB.
@@ -34,10 +31,7 @@ impl Pem {
     /// # Errors
     /// [`PkiError::Read`] with the path when the file cannot be read or is larger.
     pub fn from_file(path: &Path) -> Result<Self, PkiError> {
-        Ok(Self {
-            label: path.display().to_string(),
-            bytes: read_capped(path, MAX_PEM_BYTES)?,
-        })
+        Ok(Self { label: path.display().to_string(), bytes: read_capped(path, MAX_PEM_BYTES)? })
     }
 }
 
@@ -53,10 +47,7 @@ pub struct KeyPem {
 impl KeyPem {
     /// A key given inside the configuration, under `<key>`.
     pub fn inline(text: impl Into<Vec<u8>>) -> Self {
-        Self {
-            label: "inline <key>".into(),
-            bytes: Secret::new(text.into()),
-        }
+        Self { label: "inline <key>".into(), bytes: Secret::new(text.into()) }
     }
 
     /// Reads `path`, at most 4 MiB.
@@ -65,25 +56,17 @@ impl KeyPem {
     /// [`PkiError::Read`] with the path when the file cannot be read or is larger.
     pub fn from_file(path: &Path) -> Result<Self, PkiError> {
         let bytes = Secret::new(read_capped(path, MAX_PEM_BYTES)?);
-        Ok(Self {
-            label: path.display().to_string(),
-            bytes,
-        })
+        Ok(Self { label: path.display().to_string(), bytes })
     }
 }
 
 /// Reads a whole file of at most `cap` bytes.
 pub(super) fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, PkiError> {
     use std::io::Read as _;
-    let failed = |reason: String| PkiError::Read {
-        label: path.display().to_string(),
-        reason,
-    };
+    let failed = |reason: String| PkiError::Read { label: path.display().to_string(), reason };
     let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(cap + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| failed(e.to_string()))?;
+    file.take(cap + 1).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
     if bytes.len() as u64 > cap {
         return Err(failed(format!("the file is larger than {cap} bytes")));
     }

@@ -44,10 +44,7 @@ impl Eku {
             Ok(Self(text.to_owned()))
         } else {
             let reason = format!("no extended key usage is called {text:?}; give its OID");
-            Err(PkiError::Option {
-                directive: "remote-cert-eku",
-                reason,
-            })
+            Err(PkiError::Option { directive: "remote-cert-eku", reason })
         }
     }
 }
@@ -114,10 +111,7 @@ impl LeafRules {
         subject: &str,
         name: &str,
     ) -> Result<(), CertRefusal> {
-        let usage = leaf
-            .key_usage()
-            .map_err(|_| CertRefusal::Parse)?
-            .map(|extension| extension.value);
+        let usage = leaf.key_usage().map_err(|_| CertRefusal::Parse)?.map(|extension| extension.value);
         match (&self.key_usage, usage) {
             (KeyUsageRule::Any, _) | (KeyUsageRule::Present, Some(_)) => {}
             (KeyUsageRule::Present | KeyUsageRule::OneOf(_), None) => return Err(CertRefusal::NoKeyUsage),
@@ -143,10 +137,7 @@ impl LeafRules {
 
 /// The first byte of the key usage bit string as it stands in DER: bit 0 of the standard is the top bit.
 fn usage_byte(usage: &KeyUsage) -> u16 {
-    (0..8)
-        .filter(|bit| usage.flags >> bit & 1 == 1)
-        .map(|bit| 0x80_u16 >> bit)
-        .sum()
+    (0..8).filter(|bit| usage.flags >> bit & 1 == 1).map(|bit| 0x80_u16 >> bit).sum()
 }
 
 fn eku_oids(eku: &x509_parser::extensions::ExtendedKeyUsage<'_>) -> impl Iterator<Item = String> {
@@ -159,10 +150,7 @@ fn eku_oids(eku: &x509_parser::extensions::ExtendedKeyUsage<'_>) -> impl Iterato
         (eku.time_stamping, "1.3.6.1.5.5.7.3.8"),
         (eku.ocsp_signing, "1.3.6.1.5.5.7.3.9"),
     ];
-    let named = named
-        .into_iter()
-        .filter(|known| known.0)
-        .map(|known| known.1.to_owned());
+    let named = named.into_iter().filter(|known| known.0).map(|known| known.1.to_owned());
     named.chain(eku.other.iter().map(x509_parser::asn1_rs::Oid::to_id_string))
 }
 
@@ -179,10 +167,7 @@ mod tests {
 
     #[test]
     fn extended_key_usages_go_by_name_or_number() {
-        assert_eq!(
-            Eku::parse("TLS Web Client Authentication"),
-            Ok(Eku::client_auth())
-        );
+        assert_eq!(Eku::parse("TLS Web Client Authentication"), Ok(Eku::client_auth()));
         assert_eq!(Eku::parse("1.3.6.1.5.5.7.3.2"), Ok(Eku::client_auth()));
         assert!(Eku::parse("clientauth").is_err());
     }

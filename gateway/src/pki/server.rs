@@ -24,9 +24,7 @@ pub struct WallClock;
 
 impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(
-            crate::clock::unix_seconds(),
-        )))
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(crate::clock::unix_seconds())))
     }
 }
 
@@ -62,12 +60,8 @@ impl ServerTls {
         let now = wall(&*time);
         let provider = Arc::new(suites::crypto_provider(&options, &mut warnings)?);
         let key = load::server_key(&options, &provider, now, &mut warnings)?;
-        let trust = options
-            .ca
-            .as_ref()
-            .map(|ca| load::trust(ca, now, &mut warnings))
-            .transpose()?
-            .map(Arc::new);
+        let trust =
+            options.ca.as_ref().map(|ca| load::trust(ca, now, &mut warnings)).transpose()?.map(Arc::new);
         if options.client_cert != ClientCert::None && trust.is_none() && options.fingerprints.is_empty() {
             return Err(PkiError::NoTrust);
         }
@@ -76,17 +70,7 @@ impl ServerTls {
         warn_uncovered(trust.as_deref(), &options.crl, &crls, &mut warnings);
         let verifier = Arc::new(verifier(&options, &provider, trust.clone(), crls));
         let config = build(&options, &provider, &key, &verifier, &time)?;
-        Ok(Self {
-            options,
-            provider,
-            key,
-            trust,
-            watcher,
-            time,
-            verifier,
-            config,
-            warnings,
-        })
+        Ok(Self { options, provider, key, trust, watcher, time, verifier, config, warnings })
     }
 
     /// The configuration for the next TLS session: full handshakes only, no tickets, no early data, no key log.
@@ -139,12 +123,8 @@ impl ServerTls {
     /// Why the certificate would be refused now; see [`super::explain`].
     pub fn recheck(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         use rustls::server::danger::ClientCertVerifier as _;
-        let (leaf, rest) = chain
-            .split_first()
-            .ok_or(rustls::Error::NoCertificatesPresented)?;
-        self.verifier
-            .verify_client_cert(leaf, rest, wall(&*self.time))
-            .map(drop)
+        let (leaf, rest) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        self.verifier.verify_client_cert(leaf, rest, wall(&*self.time)).map(drop)
     }
 
     /// Who the client of a finished handshake is. `chain` is what the client showed, its own certificate first; the path
@@ -164,8 +144,7 @@ impl ServerTls {
 
 /// A clock that cannot be read counts as 1970, when no certificate is valid yet.
 fn wall(time: &dyn TimeProvider) -> UnixTime {
-    time.current_time()
-        .unwrap_or_else(|| UnixTime::since_unix_epoch(Duration::ZERO))
+    time.current_time().unwrap_or_else(|| UnixTime::since_unix_epoch(Duration::ZERO))
 }
 
 fn verifier(
@@ -174,11 +153,7 @@ fn verifier(
     trust: Option<Arc<Trust>>,
     crls: Crls,
 ) -> Verifier {
-    let crl_dir = if let CrlSource::Dir(path) = &options.crl {
-        Some(path.clone())
-    } else {
-        None
-    };
+    let crl_dir = if let CrlSource::Dir(path) = &options.crl { Some(path.clone()) } else { None };
     Verifier {
         trust,
         crls,

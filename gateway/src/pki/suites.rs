@@ -9,16 +9,8 @@ use super::options::{CertProfile, PkiOptions, TlsVersion};
 
 /// What can be spoken: IANA name with `-`, OpenSSL name. TLS 1.3 names are the same in both worlds.
 const SUITES: &[(CipherSuite, &str, &str)] = &[
-    (
-        CipherSuite::TLS13_AES_256_GCM_SHA384,
-        "TLS-AES-256-GCM-SHA384",
-        "TLS_AES_256_GCM_SHA384",
-    ),
-    (
-        CipherSuite::TLS13_AES_128_GCM_SHA256,
-        "TLS-AES-128-GCM-SHA256",
-        "TLS_AES_128_GCM_SHA256",
-    ),
+    (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS-AES-256-GCM-SHA384", "TLS_AES_256_GCM_SHA384"),
+    (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS-AES-128-GCM-SHA256", "TLS_AES_128_GCM_SHA256"),
     (
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
         "TLS-CHACHA20-POLY1305-SHA256",
@@ -57,17 +49,8 @@ const SUITES: &[(CipherSuite, &str, &str)] = &[
 ];
 
 /// OpenSSL's words for groups of suites; each of them contains everything that can be spoken here.
-const ALL_WORDS: &[&str] = &[
-    "DEFAULT",
-    "ALL",
-    "HIGH",
-    "ECDHE",
-    "EECDH",
-    "kECDHE",
-    "kEECDH",
-    "ECDHE+AESGCM",
-    "TLSv1.2",
-];
+const ALL_WORDS: &[&str] =
+    &["DEFAULT", "ALL", "HIGH", "ECDHE", "EECDH", "kECDHE", "kEECDH", "ECDHE+AESGCM", "TLSv1.2"];
 
 /// Signature algorithms of `tls-cert-profile suiteb`.
 static SUITE_B: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
@@ -96,18 +79,8 @@ pub(super) fn crypto_provider(
 ) -> Result<CryptoProvider, PkiError> {
     let mut narrowed = provider::default_provider();
     let (tls13, tls12): (Vec<_>, Vec<_>) = narrowed.cipher_suites.iter().partition(|s| s.tls13().is_some());
-    let mut suites = choose_suites(
-        "tls-ciphersuites",
-        options.tls_ciphersuites.as_deref(),
-        tls13,
-        warnings,
-    )?;
-    suites.extend(choose_suites(
-        "tls-cipher",
-        options.tls_cipher.as_deref(),
-        tls12,
-        warnings,
-    )?);
+    let mut suites = choose_suites("tls-ciphersuites", options.tls_ciphersuites.as_deref(), tls13, warnings)?;
+    suites.extend(choose_suites("tls-cipher", options.tls_cipher.as_deref(), tls12, warnings)?);
     narrowed.cipher_suites = suites;
     if let Some(list) = &options.tls_groups {
         let mut chosen = Vec::new();
@@ -128,10 +101,7 @@ pub(super) fn crypto_provider(
         if chosen.is_empty() {
             let reason =
                 format!("none of {list:?} is supported; X25519, P-256 (secp256r1) and P-384 (secp384r1) are");
-            return Err(PkiError::Option {
-                directive: "tls-groups",
-                reason,
-            });
+            return Err(PkiError::Option { directive: "tls-groups", reason });
         }
         narrowed.kx_groups = chosen;
     }
@@ -148,10 +118,7 @@ pub(super) fn crypto_provider(
 
 /// The TLS versions between minimum and maximum.
 pub(super) fn versions(options: &PkiOptions) -> Result<Vec<&'static SupportedProtocolVersion>, PkiError> {
-    let spoken = [
-        (TlsVersion::Tls13, &rustls::version::TLS13),
-        (TlsVersion::Tls12, &rustls::version::TLS12),
-    ];
+    let spoken = [(TlsVersion::Tls13, &rustls::version::TLS13), (TlsVersion::Tls12, &rustls::version::TLS12)];
     let chosen: Vec<_> = spoken
         .into_iter()
         .filter(|(version, _)| (options.tls_min..=options.tls_max).contains(version))
@@ -159,10 +126,7 @@ pub(super) fn versions(options: &PkiOptions) -> Result<Vec<&'static SupportedPro
         .collect();
     if chosen.is_empty() {
         let reason = "tls-version-min is above tls-version-max".to_owned();
-        return Err(PkiError::Option {
-            directive: "tls-version-max",
-            reason,
-        });
+        return Err(PkiError::Option { directive: "tls-version-max", reason });
     }
     Ok(chosen)
 }
@@ -176,10 +140,7 @@ fn choose_suites(
 ) -> Result<Vec<SupportedCipherSuite>, PkiError> {
     let Some(list) = list else { return Ok(spoken) };
     let named = |name: &str| {
-        let id = SUITES
-            .iter()
-            .find(|s| s.1 == name || s.2 == name || s.1.replace('-', "_") == name)?
-            .0;
+        let id = SUITES.iter().find(|s| s.1 == name || s.2 == name || s.1.replace('-', "_") == name)?.0;
         spoken.iter().copied().find(|s| s.suite() == id)
     };
     let mut chosen: Vec<SupportedCipherSuite> = Vec::new();
@@ -203,11 +164,8 @@ fn choose_suites(
         keep
     });
     if chosen.is_empty() {
-        let names: Vec<_> = spoken
-            .iter()
-            .filter_map(|s| SUITES.iter().find(|k| k.0 == s.suite()))
-            .map(|k| k.1)
-            .collect();
+        let names: Vec<_> =
+            spoken.iter().filter_map(|s| SUITES.iter().find(|k| k.0 == s.suite())).map(|k| k.1).collect();
         let reason = format!("none of {list:?} is supported; these are: {}", names.join(":"));
         return Err(PkiError::Option { directive, reason });
     }
@@ -242,11 +200,7 @@ mod tests {
         options.tls_ciphersuites = Some("TLS_AES_128_GCM_SHA256".into());
         options.tls_groups = Some("secp521r1:P-384:X25519:P-384".into());
         let provider = crypto_provider(&options, &mut warnings).unwrap();
-        let suites: Vec<_> = provider
-            .cipher_suites
-            .iter()
-            .map(SupportedCipherSuite::suite)
-            .collect();
+        let suites: Vec<_> = provider.cipher_suites.iter().map(SupportedCipherSuite::suite).collect();
         assert_eq!(
             suites,
             [
@@ -267,19 +221,13 @@ mod tests {
                 (|o| o.tls_cipher = Some("TLS-DHE-RSA-WITH-AES-256-CBC-SHA".into())) as fn(&mut PkiOptions),
                 "tls-cipher",
             ),
-            (
-                |o| o.tls_ciphersuites = Some("TLS_AES_128_CCM_SHA256".into()),
-                "tls-ciphersuites",
-            ),
+            (|o| o.tls_ciphersuites = Some("TLS_AES_128_CCM_SHA256".into()), "tls-ciphersuites"),
             (|o| o.tls_groups = Some("secp521r1".into()), "tls-groups"),
         ] {
             let mut options = options();
             set(&mut options);
             let error = crypto_provider(&options, &mut Vec::new()).unwrap_err();
-            assert!(
-                matches!(&error, PkiError::Option { directive: d, .. } if *d == directive),
-                "{error}"
-            );
+            assert!(matches!(&error, PkiError::Option { directive: d, .. } if *d == directive), "{error}");
         }
         let mut options = options();
         (options.tls_min, options.tls_max) = (TlsVersion::Tls13, TlsVersion::Tls12);

@@ -15,18 +15,11 @@ fn named(attributes: Vec<(DnType, DnValue)>) -> CertificateDer<'static> {
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
     params.serial_number = Some(SerialNumber::from(vec![1]));
-    params
-        .self_signed(&KeyPair::generate().unwrap())
-        .unwrap()
-        .der()
-        .clone()
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
 }
 
 fn cn(value: DnValue) -> Result<PeerIdentity, IdentityError> {
-    PeerIdentity::from_chain(
-        &[named(vec![(DnType::CommonName, value)])],
-        &UsernameFields::default(),
-    )
+    PeerIdentity::from_chain(&[named(vec![(DnType::CommonName, value)])], &UsernameFields::default())
 }
 
 fn utf8(text: &str) -> Result<PeerIdentity, IdentityError> {
@@ -42,15 +35,7 @@ fn rich_subjects_read_as_the_reference_prints_them() {
                    /mail=m@e/unstructuredName=u/unstructuredAddress=ua/jurisdictionL=l/jurisdictionST=s/jurisdictionC=DE\
                    /CN=first+UID=u1/CN= alice#1 Ω/name=nm/emailAddress=alice@example.org";
     let ext = format!("{LEAF}subjectAltName=email:a@example.org,DNS:x,email:b@example.org\n");
-    pki.openssl(&[
-        "genpkey",
-        "-algorithm",
-        "EC",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-out",
-        "rich.key",
-    ]);
+    pki.openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "rich.key"]);
     pki.openssl(&[
         "req",
         "-new",
@@ -75,10 +60,7 @@ fn rich_subjects_read_as_the_reference_prints_them() {
         "-nameopt",
         "sep_comma_plus_space,sname,utf8,esc_ctrl",
     ]);
-    assert_eq!(
-        identity.leaf().subject,
-        printed.trim_end_matches('\n').trim_start_matches("subject=")
-    );
+    assert_eq!(identity.leaf().subject, printed.trim_end_matches('\n').trim_start_matches("subject="));
     assert_eq!(identity.common_name(), " alice#1 Ω");
     let env = identity.env();
     let value = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
@@ -94,15 +76,7 @@ fn rich_subjects_read_as_the_reference_prints_them() {
     assert_eq!(value("tls_serial_hex_0"), Some("ff:00:00:00:00:00:00:0a"));
     for (variable, digest) in [("tls_digest_0", "-sha1"), ("tls_digest_sha256_0", "-sha256")] {
         let printed = pki.openssl(&["x509", "-in", "rich.crt", "-noout", "-fingerprint", digest]);
-        assert_eq!(
-            value(variable),
-            printed
-                .trim()
-                .split('=')
-                .nth(1)
-                .map(str::to_ascii_lowercase)
-                .as_deref()
-        );
+        assert_eq!(value(variable), printed.trim().split('=').nth(1).map(str::to_ascii_lowercase).as_deref());
     }
     let by = |fields: &[&str]| {
         let fields = UsernameFields::parse(fields).unwrap();
@@ -112,40 +86,17 @@ fn rich_subjects_read_as_the_reference_prints_them() {
     assert_eq!(by(&["serialNumber"]).unwrap(), "0xFF0000000000000A");
     assert_eq!(by(&["ext:subjectAltName"]).unwrap(), "b@example.org");
     assert_eq!(by(&["UID", "DC"]).unwrap(), "u1_example");
-    assert_eq!(
-        by(&["CN", "emailAddress"]).unwrap(),
-        " alice#1 Ω_alice@example.org"
-    );
+    assert_eq!(by(&["CN", "emailAddress"]).unwrap(), " alice#1 Ω_alice@example.org");
+    assert!(matches!(by(&["ext:issuerAltName"]), Err(IdentityError::NoName(_))));
     assert!(matches!(
-        by(&["ext:issuerAltName"]),
-        Err(IdentityError::NoName(_))
-    ));
-    assert!(matches!(
-        by(&[
-            "CN",
-            "UID",
-            "DC",
-            "emailAddress",
-            "OU",
-            "O",
-            "title",
-            "L",
-            "street"
-        ]),
+        by(&["CN", "UID", "DC", "emailAddress", "OU", "O", "title", "L", "street"]),
         Err(IdentityError::TooLong(_))
     ));
 }
 
 #[test]
 fn hostile_names_are_refused() {
-    for bad in [
-        "alice\0.evil",
-        "al\nice",
-        "al\rice",
-        "\u{7f}",
-        "tab\t",
-        "c1\u{85}",
-    ] {
+    for bad in ["alice\0.evil", "al\nice", "al\rice", "\u{7f}", "tab\t", "c1\u{85}"] {
         assert!(matches!(utf8(bad), Err(IdentityError::Control(_))), "{bad:?}");
     }
     assert!(matches!(utf8(""), Err(IdentityError::NoName(_))));
@@ -161,10 +112,7 @@ fn hostile_names_are_refused() {
         PeerIdentity::from_chain(&[control], &UsernameFields::default()),
         Err(IdentityError::Control("O".into()))
     );
-    assert_eq!(
-        PeerIdentity::from_chain(&[], &UsernameFields::default()),
-        Err(IdentityError::Empty)
-    );
+    assert_eq!(PeerIdentity::from_chain(&[], &UsernameFields::default()), Err(IdentityError::Empty));
 }
 
 #[test]
@@ -187,22 +135,10 @@ fn odd_names_stay_themselves() {
 #[test]
 fn every_string_type_becomes_utf8() {
     let name = |value| cn(value).map(|i| i.common_name().to_owned());
-    assert_eq!(
-        name(DnValue::BmpString("Köln".try_into().unwrap())).as_deref(),
-        Ok("Köln")
-    );
-    assert_eq!(
-        name(DnValue::UniversalString("Köln".try_into().unwrap())).as_deref(),
-        Ok("Köln")
-    );
-    assert_eq!(
-        name(DnValue::PrintableString("Koeln".try_into().unwrap())).as_deref(),
-        Ok("Koeln")
-    );
-    assert_eq!(
-        name(DnValue::TeletexString("Koeln".try_into().unwrap())).as_deref(),
-        Ok("Koeln")
-    );
+    assert_eq!(name(DnValue::BmpString("Köln".try_into().unwrap())).as_deref(), Ok("Köln"));
+    assert_eq!(name(DnValue::UniversalString("Köln".try_into().unwrap())).as_deref(), Ok("Köln"));
+    assert_eq!(name(DnValue::PrintableString("Koeln".try_into().unwrap())).as_deref(), Ok("Koeln"));
+    assert_eq!(name(DnValue::TeletexString("Koeln".try_into().unwrap())).as_deref(), Ok("Koeln"));
     // Bytes over 0x7f in a T61 string are Latin-1; broken UTF-8 is refused.
     let swap = |tag: u8, from: &[u8], to: &[u8]| {
         let mut der = named(vec![(DnType::CommonName, DnValue::Utf8String("K??ln".into()))]).to_vec();
@@ -216,16 +152,7 @@ fn every_string_type_becomes_utf8() {
             .map(|i| i.common_name().to_owned())
     };
     assert_eq!(swap(0x14, b"K??ln", b"K\xf6\xdfln").as_deref(), Ok("Kößln"));
-    assert_eq!(
-        swap(0x0c, b"K??ln", b"K\xf6\xdfln"),
-        Err(IdentityError::NotText("CN".into()))
-    );
-    assert_eq!(
-        swap(0x1e, b"K??ln", b"K??ln"),
-        Err(IdentityError::NotText("CN".into()))
-    );
-    assert_eq!(
-        swap(0x04, b"K??ln", b"K??ln"),
-        Err(IdentityError::NotText("CN".into()))
-    );
+    assert_eq!(swap(0x0c, b"K??ln", b"K\xf6\xdfln"), Err(IdentityError::NotText("CN".into())));
+    assert_eq!(swap(0x1e, b"K??ln", b"K??ln"), Err(IdentityError::NotText("CN".into())));
+    assert_eq!(swap(0x04, b"K??ln", b"K??ln"), Err(IdentityError::NotText("CN".into())));
 }

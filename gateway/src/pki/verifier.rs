@@ -86,15 +86,9 @@ impl Verifier {
             CrlExpiry::Ignore => ExpirationPolicy::Ignore,
         };
         // An issuer without a CRL is let through, as OpenVPN does; the start has warned about it.
-        let check = RevocationOptionsBuilder::new(&lists)
-            .ok()
-            .filter(|_| revocation)
-            .map(|builder| {
-                builder
-                    .with_status_policy(UnknownStatusPolicy::Allow)
-                    .with_expiration_policy(expiry)
-                    .build()
-            });
+        let check = RevocationOptionsBuilder::new(&lists).ok().filter(|_| revocation).map(|builder| {
+            builder.with_status_policy(UnknownStatusPolicy::Allow).with_expiration_policy(expiry).build()
+        });
         let end_entity = EndEntityCert::try_from(leaf)?;
         let verified = end_entity.verify_for_usage(
             self.algorithms.all,
@@ -105,19 +99,11 @@ impl Verifier {
             check,
             Some(&|path| {
                 let signs = path.intermediate_certificates().all(|cert| may_sign(&cert.der()));
-                if signs {
-                    Ok(())
-                } else {
-                    Err(webpki::Error::EndEntityUsedAsCa)
-                }
+                if signs { Ok(()) } else { Err(webpki::Error::EndEntityUsedAsCa) }
             }),
         )?;
         let mut path = vec![leaf.clone().into_owned()];
-        path.extend(
-            verified
-                .intermediate_certificates()
-                .map(|cert| cert.der().into_owned()),
-        );
+        path.extend(verified.intermediate_certificates().map(|cert| cert.der().into_owned()));
         let end = verified.anchor();
         let same = |a: &&&Anchor| {
             a.anchor.subject == end.subject && a.anchor.subject_public_key_info == end.subject_public_key_info
@@ -137,18 +123,10 @@ impl Verifier {
         use webpki::Error as E;
         match error {
             E::CertExpired { time, not_after } => {
-                return CertificateError::ExpiredContext {
-                    time: *time,
-                    not_after: *not_after,
-                }
-                .into();
+                return CertificateError::ExpiredContext { time: *time, not_after: *not_after }.into();
             }
             E::CertNotValidYet { time, not_before } => {
-                return CertificateError::NotValidYetContext {
-                    time: *time,
-                    not_before: *not_before,
-                }
-                .into();
+                return CertificateError::NotValidYetContext { time: *time, not_before: *not_before }.into();
             }
             E::CertRevoked => return CertificateError::Revoked.into(),
             E::CrlExpired { time, next_update } => {
@@ -175,21 +153,11 @@ impl Verifier {
                 return CertRefusal::Problem { depth, problem }.into();
             }
             if matches!(error, E::UnsupportedCriticalExtension) {
-                let mut critical = cert
-                    .extensions()
-                    .iter()
-                    .filter(|e| e.critical)
-                    .map(|e| e.oid.to_id_string());
+                let mut critical =
+                    cert.extensions().iter().filter(|e| e.critical).map(|e| e.oid.to_id_string());
                 // The path builder knows basic constraints, key usage, both alternative names, name constraints, EKU and
                 // distribution points.
-                let known = [
-                    "2.5.29.19",
-                    "2.5.29.15",
-                    "2.5.29.17",
-                    "2.5.29.30",
-                    "2.5.29.37",
-                    "2.5.29.31",
-                ];
+                let known = ["2.5.29.19", "2.5.29.15", "2.5.29.17", "2.5.29.30", "2.5.29.37", "2.5.29.31"];
                 if let Some(oid) = critical.rfind(|oid| !known.contains(&oid.as_str())) {
                     return CertRefusal::CriticalExtension(oid).into();
                 }
@@ -197,21 +165,14 @@ impl Verifier {
         }
         let last = shown.last().unwrap_or(leaf);
         if let Ok(cert) = inspect::parse(last) {
-            let issuers = trust
-                .subjects
-                .iter()
-                .any(|(raw, _)| raw.as_slice() == cert.issuer().as_raw());
+            let issuers = trust.subjects.iter().any(|(raw, _)| raw.as_slice() == cert.issuer().as_raw());
             let problem = trust.anchors.iter().find_map(|a| {
                 let same =
                     inspect::parse(&a.der).is_ok_and(|ca| ca.subject().as_raw() == cert.issuer().as_raw());
                 a.key_problem.clone().filter(|_| same)
             });
             if let Some(problem) = problem.filter(|_| issuers) {
-                return CertRefusal::Problem {
-                    depth: shown.len() + 1,
-                    problem,
-                }
-                .into();
+                return CertRefusal::Problem { depth: shown.len() + 1, problem }.into();
             }
         }
         match error {
@@ -228,15 +189,8 @@ impl Verifier {
         }
         let digest = identity::sha256(leaf);
         // Every pin is compared, so that time tells nothing about which one fits.
-        let fits = self
-            .pins
-            .iter()
-            .fold(Choice::from(0), |fits, pin| fits | pin.ct_eq(&digest));
-        if bool::from(fits) {
-            Ok(())
-        } else {
-            Err(CertRefusal::NotPinned(identity::colon_hex(&digest)))
-        }
+        let fits = self.pins.iter().fold(Choice::from(0), |fits, pin| fits | pin.ct_eq(&digest));
+        if bool::from(fits) { Ok(()) } else { Err(CertRefusal::NotPinned(identity::colon_hex(&digest))) }
     }
 
     /// With a CRL directory, a certificate is revoked while a file named by its serial exists. Anything but a clear
@@ -329,11 +283,7 @@ fn check_validity(cert: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error
     };
     if seconds < validity.not_before.timestamp() {
         let not_before = at(validity.not_before.timestamp());
-        return Err(CertificateError::NotValidYetContext {
-            time: now,
-            not_before,
-        }
-        .into());
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
     }
     if seconds > validity.not_after.timestamp() {
         let not_after = at(validity.not_after.timestamp());

@@ -50,10 +50,7 @@ impl Prefix {
     /// One address.
     #[must_use]
     pub const fn host(addr: IpAddr) -> Self {
-        Self {
-            addr,
-            len: if addr.is_ipv4() { 32 } else { 128 },
-        }
+        Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
     }
 
     /// The address, without host bits.
@@ -64,10 +61,7 @@ impl Prefix {
 
     /// How many leading bits count.
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "the length of a prefix, not of a collection"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "the length of a prefix, not of a collection")]
     pub const fn len(self) -> u8 {
         self.len
     }
@@ -130,25 +124,15 @@ mod tests {
             (v6("fd00::"), 64),
             (v6("fd00::1"), 128),
         ] {
-            assert_eq!(
-                Prefix::new(addr, len).unwrap().to_string(),
-                format!("{addr}/{len}")
-            );
+            assert_eq!(Prefix::new(addr, len).unwrap().to_string(), format!("{addr}/{len}"));
         }
-        for (addr, len) in [
-            (v4("10.1.0.0"), 8),
-            (v4("0.0.0.1"), 0),
-            (v6("fd00::1"), 127),
-            (v6("8000::"), 0),
-        ] {
+        for (addr, len) in [(v4("10.1.0.0"), 8), (v4("0.0.0.1"), 0), (v6("fd00::1"), 127), (v6("8000::"), 0)]
+        {
             assert_eq!(Prefix::new(addr, len), Err(BadPrefix::HostBits { addr, len }));
         }
         for (addr, len) in [(v4("10.0.0.0"), 33), (v4("10.0.0.0"), 255), (v6("::"), 129)] {
             assert_eq!(Prefix::new(addr, len), Err(BadPrefix::TooLong { addr, len }));
         }
-        assert_eq!(
-            Prefix::host(v4("10.1.2.3")),
-            Prefix::new(v4("10.1.2.3"), 32).unwrap()
-        );
+        assert_eq!(Prefix::host(v4("10.1.2.3")), Prefix::new(v4("10.1.2.3"), 32).unwrap());
     }
 }

@@ -38,13 +38,7 @@ impl RouteTable {
     /// An empty table for at most `limit` routes: `max-clients` × (2 + `max-routes-per-client`) holds every client.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self {
-            v4: Family::new(),
-            v6: Family::new(),
-            by_owner: HashMap::new(),
-            routes: 0,
-            limit,
-        }
+        Self { v4: Family::new(), v6: Family::new(), by_owner: HashMap::new(), routes: 0, limit }
     }
 
     /// How many routes there are.
@@ -84,10 +78,7 @@ impl RouteTable {
         match self.owner_of(prefix) {
             Some(present) if present == owner => return Ok(false),
             Some(present) => {
-                return Err(RouteError::Conflict {
-                    prefix,
-                    owner: present,
-                });
+                return Err(RouteError::Conflict { prefix, owner: present });
             }
             None if self.routes >= self.limit => return Err(RouteError::Full(self.limit)),
             None => {}
@@ -193,9 +184,7 @@ impl<A: Address> Family<A> {
 
     #[inline]
     fn lookup(&self, addr: A) -> Option<PeerId> {
-        self.lengths
-            .iter()
-            .find_map(|(_, mask, map)| map.get(&addr.and(*mask)).copied())
+        self.lengths.iter().find_map(|(_, mask, map)| map.get(&addr.and(*mask)).copied())
     }
 
     /// Where the length is, or where it would have to be inserted.
@@ -289,13 +278,9 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins() {
         let mut table = RouteTable::new(10);
-        for (route, owner) in [
-            ("10.8.0.2/32", 2),
-            ("10.0.0.0/8", 1),
-            ("10.8.0.0/16", 3),
-            ("fd00::/64", 1),
-            ("fd00::5/128", 5),
-        ] {
+        for (route, owner) in
+            [("10.8.0.2/32", 2), ("10.0.0.0/8", 1), ("10.8.0.0/16", 3), ("fd00::/64", 1), ("fd00::5/128", 5)]
+        {
             assert_eq!(table.insert(prefix(route), peer(owner)), Ok(true));
         }
         for (asked, owner) in [
@@ -311,10 +296,7 @@ mod tests {
             assert_eq!(table.lookup(addr(asked)), owner.map(peer), "{asked}");
         }
         assert!(table.owner_allows(peer(3), addr("10.8.7.7")));
-        assert!(
-            !table.owner_allows(peer(3), addr("10.8.0.2")),
-            "another client's own address"
-        );
+        assert!(!table.owner_allows(peer(3), addr("10.8.0.2")), "another client's own address");
         assert!(!table.owner_allows(peer(3), addr("192.0.2.1")));
     }
 
@@ -324,13 +306,7 @@ mod tests {
         let route = prefix("192.168.1.0/24");
         assert_eq!(table.insert(route, peer(1)), Ok(true));
         assert_eq!(table.insert(route, peer(1)), Ok(false));
-        assert_eq!(
-            table.insert(route, peer(2)),
-            Err(RouteError::Conflict {
-                prefix: route,
-                owner: peer(1)
-            })
-        );
+        assert_eq!(table.insert(route, peer(2)), Err(RouteError::Conflict { prefix: route, owner: peer(1) }));
         assert!(!table.remove(route, peer(2)));
         assert_eq!(table.lookup(addr("192.168.1.9")), Some(peer(1)));
         assert_eq!(table.insert(prefix("192.168.2.0/24"), peer(1)), Ok(true));
@@ -340,11 +316,7 @@ mod tests {
         assert_eq!(table.remove_owner(peer(1)), 2);
         assert_eq!(table.remove_owner(peer(1)), 0);
         assert_eq!((table.len(), table.is_empty()), (1, false));
-        assert_eq!(
-            table.lookup(addr("192.168.1.9")),
-            Some(peer(2)),
-            "the default route is left"
-        );
+        assert_eq!(table.lookup(addr("192.168.1.9")), Some(peer(2)), "the default route is left");
         assert_eq!(table.insert(route, peer(2)), Ok(true));
     }
 
@@ -390,10 +362,7 @@ mod tests {
                 IpAddr::V4(v4) => v4.octets().to_vec(),
                 IpAddr::V6(v6) => v6.octets().to_vec(),
             };
-            octets
-                .iter()
-                .flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1))
-                .collect()
+            octets.iter().flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1)).collect()
         };
         let len = usize::from(prefix.len());
         prefix.addr().is_ipv4() == addr.is_ipv4() && bits(prefix.addr())[..len] == bits(addr)[..len]

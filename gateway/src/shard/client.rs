@@ -49,10 +49,6 @@ pub(super) struct Client {
 impl Client {
     /// The name in log lines.
     pub(super) fn name(&self) -> &str {
-        if self.account.common_name.is_empty() {
-            "UNDEF"
-        } else {
-            &self.account.common_name
-        }
+        if self.account.common_name.is_empty() { "UNDEF" } else { &self.account.common_name }
     }
 }

@@ -71,28 +71,19 @@ pub(super) async fn login(
     path: Path,
     left: watch::Receiver<bool>,
 ) {
-    let login = Login {
-        shard,
-        handle,
-        path,
-        left,
-    };
+    let login = Login { shard, handle, path, left };
     let (attempt, renegotiation) = (request.attempt, request.renegotiation);
     let remote = path.remote;
     let account = match login.authenticate(&request).await {
         Ok(account) => account,
         Err(Stop::Left) => return,
         Err(Stop::Refused(failure)) => {
-            shard.with_session(handle, |s| {
-                s.auth_verdict(attempt, Verdict::Refuse(failure), clock::read())
-            });
+            shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Refuse(failure), clock::read()));
             return;
         }
     };
     let name = account.common_name.clone();
-    let accepted = shard.with_session(handle, |s| {
-        s.auth_verdict(attempt, Verdict::Accept, clock::read())
-    });
+    let accepted = shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Accept, clock::read()));
     if renegotiation {
         return info!(%remote, name, "renegotiated: login confirmed");
     }
@@ -118,11 +109,7 @@ impl Login<'_> {
 
     /// Gives up when the client has left meanwhile.
     fn check(&self) -> Result<(), Stop> {
-        if *self.left.borrow() {
-            Err(Stop::Left)
-        } else {
-            Ok(())
-        }
+        if *self.left.borrow() { Err(Stop::Left) } else { Ok(()) }
     }
 
     /// Certificate, then token or password, then what only concerns first logins.
@@ -130,8 +117,7 @@ impl Login<'_> {
         let remote = self.path.remote;
         let account = self.identify(request)?;
         let mut env = self.shard.base_env.clone();
-        env.set_peer(Peer::Untrusted(remote))
-            .set_peer_info(&account.peer_info);
+        env.set_peer(Peer::Untrusted(remote)).set_peer_info(&account.peer_info);
         for (name, value) in &account.cert_env {
             env.set(name, value.clone());
         }
@@ -166,11 +152,7 @@ impl Login<'_> {
             cert_env = identity.env();
         }
         if config.auth.username_as_common_name && !request.username.is_empty() {
-            common_name = request
-                .username
-                .chars()
-                .map(|c| if c.is_control() { '_' } else { c })
-                .collect();
+            common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
             if common_name.len() > MAX_COMMON_NAME {
                 return Err(Stop::denied("user name too long to be a common name"));
             }
@@ -178,10 +160,7 @@ impl Login<'_> {
         Ok(Account {
             common_name,
             username: request.username.clone(),
-            owner: Owner {
-                username: request.username.clone(),
-                certificate,
-            },
+            owner: Owner { username: request.username.clone(), certificate },
             cert_env,
             peer_info: request.peer_info.clone(),
         })
@@ -201,11 +180,7 @@ impl Login<'_> {
             identity.chain().iter().map(|cert| cert.subject.clone()).collect()
         };
         for (depth, subject) in chain.iter().enumerate().rev() {
-            let answer = self
-                .shard
-                .hooks
-                .tls_verify(command, env.clone(), depth, subject)
-                .await;
+            let answer = self.shard.hooks.tls_verify(command, env.clone(), depth, subject).await;
             self.check()?;
             self.require(answer, "tls-verify")?;
         }
@@ -266,11 +241,8 @@ impl Login<'_> {
                 }
             }
         }
-        let answer = self
-            .shard
-            .hooks
-            .auth_user_pass_verify(hook, env, &request.username, &request.password)
-            .await;
+        let answer =
+            self.shard.hooks.auth_user_pass_verify(hook, env, &request.username, &request.password).await;
         self.check()?;
         self.require(answer, "auth-user-pass-verify")
     }
@@ -312,11 +284,7 @@ impl Login<'_> {
     async fn take_name(&self, name: &str) -> Result<(), Stop> {
         let limit = self.config().tessera.hook_timeout + FAREWELL;
         loop {
-            match self
-                .shard
-                .directory
-                .claim_name(name, self.shard.session_ref(self.handle))
-            {
+            match self.shard.directory.claim_name(name, self.shard.session_ref(self.handle)) {
                 Claim::Taken => return Ok(()),
                 Claim::Held { by, mut gone } => {
                     info!(name, "an older session of the same name is ended");
@@ -377,9 +345,7 @@ impl Login<'_> {
         resources.peer = Some(peer);
         let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own).await?;
         // From here on nothing waits: the client is either admitted whole or not at all.
-        self.admit(
-            account, proof, resources, peer, &assigned, own, routes, &iroutes, since,
-        )
+        self.admit(account, proof, resources, peer, &assigned, own, routes, &iroutes, since)
     }
 
     fn connect_env(&self, account: &Account, since: u64) -> Env {
@@ -451,10 +417,7 @@ impl Login<'_> {
 
     fn assigned(&self, lease: Option<&Lease>, own: &Overlay) -> Assigned {
         let network = &self.config().network;
-        let pool_mask = network
-            .pool
-            .map(|pool| pool.netmask)
-            .or(network.ifconfig.map(Ifconfig4::netmask));
+        let pool_mask = network.pool.map(|pool| pool.netmask).or(network.ifconfig.map(Ifconfig4::netmask));
         let v4 = lease
             .and_then(Lease::v4)
             .and_then(|address| Some((address, own.ifconfig.map(|(_, mask)| mask).or(pool_mask)?)));
@@ -476,10 +439,7 @@ impl Login<'_> {
         let now = UnixSeconds(clock::unix_seconds());
         let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
         let lineage = Lineage(now.0);
-        let taken = self
-            .shard
-            .tokens
-            .insert(token, binding(account, username), lineage, now, lifetime);
+        let taken = self.shard.tokens.insert(token, binding(account, username), lineage, now, lifetime);
         match (taken, self.config().tessera.token_verify) {
             (Ok(_), _) => Ok(()),
             // The hook judges tokens by itself; the cache is only a witness.
@@ -503,32 +463,20 @@ impl Login<'_> {
         assigned: &Assigned,
         own: &Overlay,
     ) -> Result<(Vec<Prefix>, Vec<Prefix>), Stop> {
-        let hosts = [
-            assigned.v4.map(|(a, _)| IpAddr::V4(a)),
-            assigned.v6.map(|(a, ..)| IpAddr::V6(a)),
-        ];
+        let hosts = [assigned.v4.map(|(a, _)| IpAddr::V4(a)), assigned.v6.map(|(a, ..)| IpAddr::V6(a))];
         let hosts: Vec<Prefix> = hosts.into_iter().flatten().map(Prefix::host).collect();
-        let most = own
-            .max_routes
-            .unwrap_or(self.config().limits.max_routes_per_client) as usize;
+        let most = own.max_routes.unwrap_or(self.config().limits.max_routes_per_client) as usize;
         let iroutes = own.iroutes.iter().copied().take(most);
         let (mut taken, mut behind) = (Vec::new(), Vec::new());
-        for (is_host, prefix) in hosts
-            .iter()
-            .map(|p| (true, *p))
-            .chain(iroutes.map(|p| (false, p)))
-        {
+        for (is_host, prefix) in hosts.iter().map(|p| (true, *p)).chain(iroutes.map(|p| (false, p))) {
             if let Err(error) = self.shard.directory.add_route(prefix, peer.id) {
                 warn!(remote = %self.path.remote, %prefix, "route refused: {error}");
                 continue;
             }
             if let Some(command) = &self.config().hooks.learn_address {
                 let (address, name) = (learned(prefix), Some(account.common_name.as_str()));
-                let answer = self
-                    .shard
-                    .hooks
-                    .learn_address(command, env.clone(), "add", &address, name)
-                    .await;
+                let answer =
+                    self.shard.hooks.learn_address(command, env.clone(), "add", &address, name).await;
                 self.check()?;
                 if answer != Answer::Allow {
                     warn!(remote = %self.path.remote, %prefix, "route refused by learn-address");
@@ -543,10 +491,7 @@ impl Login<'_> {
         Ok((taken, behind))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "everything that was found out about one client"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "everything that was found out about one client")]
     fn admit(
         &self,
         account: Account,
@@ -565,9 +510,7 @@ impl Login<'_> {
         let push = PushConfig {
             options: overlay::apply(&config.push, &own.push, iroutes),
             ifconfig: assigned.v4,
-            ifconfig_ipv6: assigned
-                .v6
-                .map(|(address, gateway, bits)| (address, bits, gateway)),
+            ifconfig_ipv6: assigned.v6.map(|(address, gateway, bits)| (address, bits, gateway)),
             peer_id: Some(peer.id),
             auth_token: own.token,
             auth_token_user: own.token_user,
@@ -594,14 +537,10 @@ impl Login<'_> {
             shard: shard.index,
             listener: shard.listener(self.handle),
             path: self.path,
-            framing: shard
-                .with_session(self.handle, |s| s.framing())
-                .unwrap_or_default(),
+            framing: shard.with_session(self.handle, |s| s.framing()).unwrap_or_default(),
             ping: own.ping.or(timers.ping),
             ping_restart: own.ping_restart.or(timers.ping_restart),
-            inactive: own
-                .inactive
-                .or(timers.inactive.map(|time| (time, timers.inactive_bytes))),
+            inactive: own.inactive.or(timers.inactive.map(|time| (time, timers.inactive_bytes))),
             reneg_bytes: timers.reneg_bytes,
             reneg_packets: timers.reneg_packets,
         };
@@ -611,12 +550,8 @@ impl Login<'_> {
             shard.data.tell_all(|| ToWorker::AddRoute(prefix, peer.id));
         }
         shard.data.tell(peer.id, ToWorker::Add(Box::new(spec)));
-        shard
-            .directory
-            .place(remote, shard.session_ref(self.handle), owner);
-        let agreed = shard
-            .with_session(self.handle, |s| s.establish(proof, push, clock::read()))
-            .flatten();
+        shard.directory.place(remote, shard.session_ref(self.handle), owner);
+        let agreed = shard.with_session(self.handle, |s| s.establish(proof, push, clock::read())).flatten();
         let Some(agreed) = agreed else {
             return Err(Stop::Left);
         };
@@ -662,16 +597,7 @@ impl<'a> Resources<'a> {
     fn new(login: &Login<'a>, account: &Account) -> Self {
         let env = login.connect_env(account, clock::unix_seconds());
         let (shard, handle, account) = (login.shard, login.handle, account.clone());
-        Self {
-            shard,
-            handle,
-            account,
-            lease: None,
-            peer: None,
-            connected: false,
-            env,
-            handed_over: false,
-        }
+        Self { shard, handle, account, lease: None, peer: None, connected: false, env, handed_over: false }
     }
 
     fn keep(self) {
@@ -692,9 +618,7 @@ impl<'a> Resources<'a> {
         if self.connected {
             farewell_hook(self.shard, self.env.clone(), PeerStats::default(), 0).await;
         }
-        self.shard
-            .directory
-            .release_name(&self.account.common_name, self.shard.session_ref(self.handle));
+        self.shard.directory.release_name(&self.account.common_name, self.shard.session_ref(self.handle));
     }
 }
 
@@ -723,16 +647,11 @@ pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, d
     }
     if let Some(command) = &shard.config.hooks.learn_address {
         for prefix in &client.iroutes {
-            shard
-                .hooks
-                .learn_address(command, client.env.clone(), "delete", &learned(*prefix), None)
-                .await;
+            shard.hooks.learn_address(command, client.env.clone(), "delete", &learned(*prefix), None).await;
         }
     }
     farewell_hook(shard, client.env.clone(), stats, duration).await;
-    shard
-        .directory
-        .release_name(&client.account.common_name, shard.session_ref(handle));
+    shard.directory.release_name(&client.account.common_name, shard.session_ref(handle));
 }
 
 async fn farewell_hook(shard: &Shard, mut env: Env, stats: PeerStats, duration: u64) {
@@ -777,9 +696,5 @@ fn binding(account: &Account, username: &str) -> Binding {
 /// A prefix as `learn-address` names it: hosts without a length.
 fn learned(prefix: Prefix) -> String {
     let host = if prefix.addr().is_ipv4() { 32 } else { 128 };
-    if prefix.len() == host {
-        prefix.addr().to_string()
-    } else {
-        prefix.to_string()
-    }
+    if prefix.len() == host { prefix.addr().to_string() } else { prefix.to_string() }
 }

@@ -95,9 +95,7 @@ pub struct ShardSetup {
 
 impl std::fmt::Debug for ShardSetup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShardSetup")
-            .field("index", &self.index)
-            .finish_non_exhaustive()
+        f.debug_struct("ShardSetup").field("index", &self.index).finish_non_exhaustive()
     }
 }
 

@@ -30,10 +30,7 @@ pub fn run(mut setup: ShardSetup) -> io::Result<()> {
     let backend = setup.backend;
     run_on(backend, async move {
         let sockets = std::mem::take(&mut setup.sockets);
-        let raw = sockets
-            .iter()
-            .map(std::net::UdpSocket::try_clone)
-            .collect::<io::Result<Vec<_>>>()?;
+        let raw = sockets.iter().map(std::net::UdpSocket::try_clone).collect::<io::Result<Vec<_>>>()?;
         let from_workers = std::mem::replace(&mut setup.from_workers, mpsc::channel(1).1);
         let commands = std::mem::replace(&mut setup.commands, mpsc::channel(1).1);
         let (mut outgoing, mut senders) = (Vec::new(), Vec::new());

@@ -144,10 +144,7 @@ impl Shard {
 
     /// This session's name outside the shard.
     pub(super) const fn session_ref(&self, handle: Handle) -> SessionRef {
-        SessionRef {
-            shard: self.index,
-            handle,
-        }
+        SessionRef { shard: self.index, handle }
     }
 
     /// A datagram from one of the shard's sockets, or one that a worker passed on.
@@ -155,14 +152,7 @@ impl Shard {
         if let Some(id) = data::peer_id_of(bytes) {
             // The kernel did not steer it. The worker it belongs to counts it if there is nobody behind the id.
             let bytes = bytes.to_vec();
-            return self.data.tell(
-                id,
-                ToWorker::Datagram {
-                    listener,
-                    path,
-                    bytes,
-                },
-            );
+            return self.data.tell(id, ToWorker::Datagram { listener, path, bytes });
         }
         {
             let state = &mut *self.state.borrow_mut();
@@ -179,11 +169,7 @@ impl Shard {
                     }
                 }
                 Handled::Session(handle) => {
-                    let fresh = Link {
-                        listener,
-                        local: path.local,
-                        stats: PeerStats::default(),
-                    };
+                    let fresh = Link { listener, local: path.local, stats: PeerStats::default() };
                     let link = state.links.entry(handle).or_insert(fresh);
                     (link.listener, link.local) = (listener, path.local);
                     link.stats.received += bytes.len() as u64;
@@ -228,10 +214,7 @@ impl Shard {
                 continue;
             };
             link.stats.sent += bytes.len() as u64;
-            let path = Path {
-                remote,
-                local: link.local,
-            };
+            let path = Path { remote, local: link.local };
             if let Some(queue) = state.outgoing.get(link.listener) {
                 // Without room it is lost, as on the wire.
                 let _ = queue.try_send((bytes, path));
@@ -260,12 +243,7 @@ impl Shard {
     }
 
     fn tell_worker(&self, handle: Handle, message: impl FnOnce(PeerId) -> ToWorker) {
-        let id = self
-            .state
-            .borrow()
-            .clients
-            .get(&handle)
-            .map(|client| client.peer.id);
+        let id = self.state.borrow().clients.get(&handle).map(|client| client.peer.id);
         if let Some(id) = id {
             self.data.tell(id, message(id));
         }
@@ -291,11 +269,7 @@ impl Shard {
 
     /// The listener that a session came in on.
     pub(super) fn listener(&self, handle: Handle) -> usize {
-        self.state
-            .borrow()
-            .links
-            .get(&handle)
-            .map_or(0, |link| link.listener)
+        self.state.borrow().links.get(&handle).map_or(0, |link| link.listener)
     }
 
     /// True while clients are being removed.
@@ -318,11 +292,7 @@ impl Shard {
             other => other.to_string(),
         };
         let state = &mut *self.state.borrow_mut();
-        let control = state
-            .links
-            .get(&handle)
-            .map(|link| link.stats)
-            .unwrap_or_default();
+        let control = state.links.get(&handle).map(|link| link.stats).unwrap_or_default();
         if let Some(gone) = state.logins.remove(&handle) {
             gone.send_replace(true);
         }
@@ -350,11 +320,7 @@ impl Shard {
     pub(super) fn on_worker(self: &Rc<Self>, message: FromWorker) {
         let handle_of = |id: PeerId| self.state.borrow().by_peer.get(&id).copied();
         match message {
-            FromWorker::Control {
-                listener,
-                path,
-                bytes,
-            } => self.on_datagram(listener, path, &bytes),
+            FromWorker::Control { listener, path, bytes } => self.on_datagram(listener, path, &bytes),
             FromWorker::Moved { id, path } => {
                 if let Some(handle) = handle_of(id) {
                     self.on_moved(handle, id, path);
@@ -372,11 +338,7 @@ impl Shard {
                 self.close_peer(handle_of(id), Close::Restart("Inactivity timeout".into()));
             }
             FromWorker::Exit(id) => self.close_peer(handle_of(id), Close::Silent("client exited")),
-            FromWorker::Removed {
-                id,
-                generation,
-                stats,
-            } => {
+            FromWorker::Removed { id, generation, stats } => {
                 if let Some(handle) = handle_of(id) {
                     self.on_removed(handle, generation, stats);
                 }
@@ -393,12 +355,7 @@ impl Shard {
     /// A client's data comes from another address, authenticated and fresh.
     fn on_moved(self: &Rc<Self>, handle: Handle, id: PeerId, path: Path) {
         let Some(old) = self.path(handle) else { return };
-        let owner = self
-            .state
-            .borrow()
-            .clients
-            .get(&handle)
-            .map(|client| client.account.owner.clone());
+        let owner = self.state.borrow().clients.get(&handle).map(|client| client.account.owner.clone());
         let Some(owner) = owner else { return };
         let session = self.session_ref(handle);
         match self.directory.relocate(old.remote, path.remote, session, &owner) {
@@ -425,12 +382,7 @@ impl Shard {
             let shard = shard.clone();
             tokio::task::spawn_local(async move {
                 // Closed only when that shard has stopped, and its sessions with it.
-                let _ = shard
-                    .send(Command::Replace {
-                        handle: session.handle,
-                        why,
-                    })
-                    .await;
+                let _ = shard.send(Command::Replace { handle: session.handle, why }).await;
             });
         }
     }
@@ -438,11 +390,7 @@ impl Shard {
     fn on_removed(self: &Rc<Self>, handle: Handle, generation: u64, stats: PeerStats) {
         let client = {
             let state = &mut *self.state.borrow_mut();
-            if state
-                .clients
-                .get(&handle)
-                .is_none_or(|client| client.peer.generation != generation)
-            {
+            if state.clients.get(&handle).is_none_or(|client| client.peer.generation != generation) {
                 return;
             }
             let Some(client) = state.clients.remove(&handle) else {

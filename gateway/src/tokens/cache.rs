@@ -24,10 +24,7 @@ pub struct TokenLimits {
 impl Default for TokenLimits {
     /// 262,144 tokens take about 128 MiB; 64 of one client are its devices and a day of logins.
     fn default() -> Self {
-        Self {
-            entries: 256 * 1024,
-            entries_per_client: 64,
-        }
+        Self { entries: 256 * 1024, entries_per_client: 64 }
     }
 }
 
@@ -171,9 +168,7 @@ impl TokenCache {
     /// that there may be more.
     pub fn sweep(&self, now: UnixSeconds, budget: usize) -> usize {
         let mut index = self.lock_index();
-        (0..budget)
-            .take_while(|_| self.forget_expired(&mut index, now))
-            .count()
+        (0..budget).take_while(|_| self.forget_expired(&mut index, now)).count()
     }
 
     /// The counters now. Each is exact; together they are not one moment.
@@ -209,12 +204,7 @@ impl TokenCache {
             return Err(TokenError::NoLifetime);
         }
         let hash = TokenHash::of(&self.pepper, token)?;
-        let mut info = TokenInfo {
-            binding,
-            lineage,
-            issued: now,
-            expires: now.after(lifetime),
-        };
+        let mut info = TokenInfo { binding, lineage, issued: now, expires: now.after(lifetime) };
         let mut index = self.lock_index();
         let known = self.tokens.get(&hash).map(|record| record.clone());
         match known.filter(|known| now < known.info.expires) {
@@ -234,13 +224,7 @@ impl TokenCache {
             }
         }
         index.add(hash, &info);
-        self.tokens.insert(
-            hash,
-            Record {
-                info: info.clone(),
-                revoked: false,
-            },
-        );
+        self.tokens.insert(hash, Record { info: info.clone(), revoked: false });
         Ok(info)
     }
 
@@ -296,11 +280,7 @@ impl TokenCache {
 
     fn evict(&self, index: &mut Index, hash: TokenHash, now: UnixSeconds) {
         let expired = self.forget(index, hash).is_some_and(|info| now >= info.expires);
-        count(if expired {
-            &self.counters.expired
-        } else {
-            &self.counters.evicted
-        });
+        count(if expired { &self.counters.expired } else { &self.counters.evicted });
     }
 
     fn forget_expired(&self, index: &mut Index, now: UnixSeconds) -> bool {
@@ -341,14 +321,7 @@ mod tests {
     const T0: UnixSeconds = UnixSeconds(1_700_000_000);
 
     fn cache(entries: usize, entries_per_client: usize) -> TokenCache {
-        TokenCache::new(
-            TokenLimits {
-                entries,
-                entries_per_client,
-            },
-            &SystemRandom::new(),
-        )
-        .unwrap()
+        TokenCache::new(TokenLimits { entries, entries_per_client }, &SystemRandom::new()).unwrap()
     }
 
     fn token(value: &str) -> Secret<String> {
@@ -372,23 +345,15 @@ mod tests {
     fn a_token_is_its_clients_alone() {
         let cache = cache(10, 10);
         let alice = of("alice", Some(1));
-        let info = cache
-            .insert(&token("t0ken"), alice.clone(), Lineage(7), T0, HOUR)
-            .unwrap();
-        assert_eq!(
-            (info.lineage, info.issued, info.expires),
-            (Lineage(7), T0, later(3600))
-        );
+        let info = cache.insert(&token("t0ken"), alice.clone(), Lineage(7), T0, HOUR).unwrap();
+        assert_eq!((info.lineage, info.issued, info.expires), (Lineage(7), T0, later(3600)));
         let check = |value, who: &Binding| cache.check(&token(value), who, later(1));
         assert_eq!(check("t0ken", &alice), TokenVerdict::Valid(info));
         assert_eq!(check("t0ke", &alice), TokenVerdict::Unknown);
         assert_eq!(check("T0ken", &alice), TokenVerdict::Unknown);
         assert_eq!(check("t0ken", &of("Alice", Some(1))), TokenVerdict::WrongUser);
         assert_eq!(check("t0ken", &of("", Some(1))), TokenVerdict::WrongUser);
-        assert_eq!(
-            check("t0ken", &of("alice", Some(2))),
-            TokenVerdict::WrongCertificate
-        );
+        assert_eq!(check("t0ken", &of("alice", Some(2))), TokenVerdict::WrongCertificate);
         assert_eq!(check("t0ken", &of("alice", None)), TokenVerdict::WrongCertificate);
         let stats = cache.stats();
         assert_eq!((stats.valid, stats.unknown, stats.wrong_client), (1, 2, 4));
@@ -398,23 +363,12 @@ mod tests {
     fn a_token_ends_at_its_second() {
         let cache = cache(10, 10);
         let alice = of("alice", None);
-        cache
-            .insert(&token("t0ken"), alice.clone(), Lineage(1), T0, HOUR)
-            .unwrap();
-        assert!(matches!(
-            cache.check(&token("t0ken"), &alice, later(3599)),
-            TokenVerdict::Valid(_)
-        ));
-        assert_eq!(
-            cache.check(&token("t0ken"), &alice, later(3600)),
-            TokenVerdict::Expired
-        );
+        cache.insert(&token("t0ken"), alice.clone(), Lineage(1), T0, HOUR).unwrap();
+        assert!(matches!(cache.check(&token("t0ken"), &alice, later(3599)), TokenVerdict::Valid(_)));
+        assert_eq!(cache.check(&token("t0ken"), &alice, later(3600)), TokenVerdict::Expired);
         assert_eq!(cache.sweep(later(3599), 10), 0);
         assert_eq!(cache.sweep(later(3600), 10), 1);
-        assert_eq!(
-            cache.check(&token("t0ken"), &alice, later(3600)),
-            TokenVerdict::Unknown
-        );
+        assert_eq!(cache.check(&token("t0ken"), &alice, later(3600)), TokenVerdict::Unknown);
         let stats = cache.stats();
         assert_eq!((stats.entries, stats.expired, stats.evicted), (0, 1, 0));
     }
@@ -423,44 +377,20 @@ mod tests {
     fn the_same_value_again_refreshes() {
         let cache = cache(10, 10);
         let alice = of("alice", Some(1));
-        cache
-            .insert(&token("t0ken"), alice.clone(), Lineage(1), T0, HOUR)
-            .unwrap();
-        let info = cache
-            .insert(&token("t0ken"), alice.clone(), Lineage(2), later(1800), HOUR)
-            .unwrap();
-        assert_eq!(
-            (info.issued, info.expires, info.lineage),
-            (T0, later(5400), Lineage(2))
-        );
+        cache.insert(&token("t0ken"), alice.clone(), Lineage(1), T0, HOUR).unwrap();
+        let info = cache.insert(&token("t0ken"), alice.clone(), Lineage(2), later(1800), HOUR).unwrap();
+        assert_eq!((info.issued, info.expires, info.lineage), (T0, later(5400), Lineage(2)));
         assert_eq!(cache.stats().entries, 1);
         assert_eq!(cache.sweep(later(3600), 10), 0);
-        assert!(matches!(
-            cache.check(&token("t0ken"), &alice, later(5399)),
-            TokenVerdict::Valid(_)
-        ));
+        assert!(matches!(cache.check(&token("t0ken"), &alice, later(5399)), TokenVerdict::Valid(_)));
         assert_eq!(cache.revoke_lineage(Lineage(1)), 0);
-        let other = cache.insert(
-            &token("t0ken"),
-            of("mallory", Some(1)),
-            Lineage(3),
-            later(1),
-            HOUR,
-        );
+        let other = cache.insert(&token("t0ken"), of("mallory", Some(1)), Lineage(3), later(1), HOUR);
         assert_eq!(other, Err(TokenError::BoundToAnother));
         // Once it is over, the value is free for anybody.
-        cache
-            .insert(&token("t0ken"), of("bob", None), Lineage(4), later(5400), HOUR)
-            .unwrap();
-        assert_eq!(
-            cache.check(&token("t0ken"), &alice, later(5401)),
-            TokenVerdict::WrongUser
-        );
+        cache.insert(&token("t0ken"), of("bob", None), Lineage(4), later(5400), HOUR).unwrap();
+        assert_eq!(cache.check(&token("t0ken"), &alice, later(5401)), TokenVerdict::WrongUser);
         let stats = cache.stats();
-        assert_eq!(
-            (stats.inserted, stats.refreshed, stats.refused, stats.entries),
-            (2, 1, 1, 1)
-        );
+        assert_eq!((stats.inserted, stats.refreshed, stats.refused, stats.entries), (2, 1, 1, 1));
     }
 
     #[test]
@@ -475,9 +405,7 @@ mod tests {
             ("c2", of("carol", Some(3)), 5),
             ("c3", of("carol", Some(3)), 6),
         ] {
-            cache
-                .insert(&token(value), who, Lineage(lineage), T0, HOUR)
-                .unwrap();
+            cache.insert(&token(value), who, Lineage(lineage), T0, HOUR).unwrap();
         }
         assert_eq!(cache.revoke_user("alice"), 3);
         assert_eq!(cache.revoke_user("alice"), 0);
@@ -489,10 +417,7 @@ mod tests {
         let check = |value, who: &Binding| cache.check(&token(value), who, later(1));
         assert_eq!(check("a3", &of("alice", None)), TokenVerdict::Revoked);
         assert_eq!(check("c1", &of("carol", Some(3))), TokenVerdict::Revoked);
-        assert!(matches!(
-            check("b1", &of("alicf", Some(1))),
-            TokenVerdict::Valid(_)
-        ));
+        assert!(matches!(check("b1", &of("alicf", Some(1))), TokenVerdict::Valid(_)));
         let again = cache.insert(&token("a1"), of("alice", Some(1)), Lineage(9), later(2), HOUR);
         assert_eq!(again, Err(TokenError::Revoked));
         // A stranger does not learn that it was revoked.
@@ -504,38 +429,20 @@ mod tests {
     fn the_first_to_expire_makes_room() {
         let cache = cache(3, 2);
         let (alice, bob) = (of("alice", None), of("bob", None));
-        cache
-            .insert(&token("a1"), alice.clone(), Lineage(1), T0, 2 * HOUR)
-            .unwrap();
-        cache
-            .insert(&token("a2"), alice.clone(), Lineage(1), T0, HOUR)
-            .unwrap();
-        cache
-            .insert(&token("b1"), bob.clone(), Lineage(2), T0, HOUR / 2)
-            .unwrap();
+        cache.insert(&token("a1"), alice.clone(), Lineage(1), T0, 2 * HOUR).unwrap();
+        cache.insert(&token("a2"), alice.clone(), Lineage(1), T0, HOUR).unwrap();
+        cache.insert(&token("b1"), bob.clone(), Lineage(2), T0, HOUR / 2).unwrap();
         // A third one of alice's costs alice one, not bob.
-        cache
-            .insert(&token("a3"), alice.clone(), Lineage(1), later(1), HOUR)
-            .unwrap();
+        cache.insert(&token("a3"), alice.clone(), Lineage(1), later(1), HOUR).unwrap();
         assert_eq!(cache.check(&token("a2"), &alice, later(2)), TokenVerdict::Unknown);
-        assert!(matches!(
-            cache.check(&token("b1"), &bob, later(2)),
-            TokenVerdict::Valid(_)
-        ));
+        assert!(matches!(cache.check(&token("b1"), &bob, later(2)), TokenVerdict::Valid(_)));
         // A fourth client costs the first to expire, of all.
-        cache
-            .insert(&token("c1"), of("carol", None), Lineage(3), later(2), HOUR)
-            .unwrap();
+        cache.insert(&token("c1"), of("carol", None), Lineage(3), later(2), HOUR).unwrap();
         assert_eq!(cache.check(&token("b1"), &bob, later(3)), TokenVerdict::Unknown);
         assert_eq!((cache.stats().entries, cache.stats().evicted), (3, 2));
         // What is expired goes first and is no eviction.
-        cache
-            .insert(&token("b2"), bob.clone(), Lineage(2), later(3602), HOUR)
-            .unwrap();
-        assert!(matches!(
-            cache.check(&token("a1"), &alice, later(3602)),
-            TokenVerdict::Valid(_)
-        ));
+        cache.insert(&token("b2"), bob.clone(), Lineage(2), later(3602), HOUR).unwrap();
+        assert!(matches!(cache.check(&token("a1"), &alice, later(3602)), TokenVerdict::Valid(_)));
         assert_eq!((cache.stats().evicted, cache.stats().expired), (2, 1));
     }
 
@@ -550,11 +457,7 @@ mod tests {
             if (1..=127).contains(&len) {
                 assert!(taken.is_ok() && matches!(found, TokenVerdict::Valid(_)), "{len}");
             } else {
-                assert_eq!(
-                    (taken, found),
-                    (Err(TokenError::Length(len)), TokenVerdict::Unknown),
-                    "{len}"
-                );
+                assert_eq!((taken, found), (Err(TokenError::Length(len)), TokenVerdict::Unknown), "{len}");
             }
         }
         for byte in 0..=127u8 {
@@ -567,53 +470,30 @@ mod tests {
                 assert_eq!(cache.check(&value, &alice, T0), TokenVerdict::Unknown);
             }
         }
-        for (value, byte) in [
-            ("#a", b'#'),
-            (";a", b';'),
-            ("é", 0xc3),
-            ("\0", 0),
-            ("\u{7f}", 0x7f),
-        ] {
+        for (value, byte) in [("#a", b'#'), (";a", b';'), ("é", 0xc3), ("\0", 0), ("\u{7f}", 0x7f)] {
             let taken = cache.insert(&token(value), alice.clone(), Lineage(1), T0, HOUR);
             assert_eq!(taken, Err(TokenError::Byte { byte, at: 0 }));
         }
         // A NUL in the name of who presents it does not cut the comparison short.
-        assert_eq!(
-            cache.check(&token("x"), &of("alice\0x", None), T0),
-            TokenVerdict::WrongUser
-        );
+        assert_eq!(cache.check(&token("x"), &of("alice\0x", None), T0), TokenVerdict::WrongUser);
         let nobody = of("", None);
-        assert_eq!(
-            cache.insert(&token("t"), nobody, Lineage(1), T0, HOUR),
-            Err(TokenError::Unbound)
-        );
+        assert_eq!(cache.insert(&token("t"), nobody, Lineage(1), T0, HOUR), Err(TokenError::Unbound));
         let long = of(&"x".repeat(250), None);
-        assert_eq!(
-            cache.insert(&token("t"), long, Lineage(1), T0, HOUR),
-            Err(TokenError::NameTooLong)
-        );
+        assert_eq!(cache.insert(&token("t"), long, Lineage(1), T0, HOUR), Err(TokenError::NameTooLong));
         let no_time = cache.insert(&token("t"), alice.clone(), Lineage(1), T0, Duration::ZERO);
         assert_eq!(no_time, Err(TokenError::NoLifetime));
-        let forever = cache
-            .insert(&token("t"), alice, Lineage(1), T0, Duration::MAX)
-            .unwrap();
+        let forever = cache.insert(&token("t"), alice, Lineage(1), T0, Duration::MAX).unwrap();
         assert_eq!(forever.expires, UnixSeconds(u64::MAX));
     }
 
     #[test]
     fn nothing_prints_a_token() {
         let cache = cache(10, 10);
-        cache
-            .insert(&token("s3cr3t-value"), of("alice", None), Lineage(1), T0, HOUR)
-            .unwrap();
-        let refused = cache
-            .insert(&token("s3cr3t value"), of("alice", None), Lineage(1), T0, HOUR)
-            .unwrap_err();
+        cache.insert(&token("s3cr3t-value"), of("alice", None), Lineage(1), T0, HOUR).unwrap();
+        let refused =
+            cache.insert(&token("s3cr3t value"), of("alice", None), Lineage(1), T0, HOUR).unwrap_err();
         let printed = format!("{cache:?} {refused} {refused:?}");
-        assert!(
-            printed.contains("alice") && !printed.contains("s3cr3t"),
-            "{printed}"
-        );
+        assert!(printed.contains("alice") && !printed.contains("s3cr3t"), "{printed}");
         let hash = TokenHash::of(&cache.pepper, &token("s3cr3t-value")).unwrap();
         assert_eq!(format!("{hash:?}"), "[hash]");
     }
@@ -654,10 +534,7 @@ mod tests {
                         }
                         let theirs = token(&format!("t-{}-{}", (thread + 1) % THREADS, round % 25));
                         assert!(!matches!(cache.check(&theirs, &me, now), TokenVerdict::Valid(_)));
-                        assert!(!matches!(
-                            cache.check(&theirs, &neighbour, now),
-                            TokenVerdict::Valid(_)
-                        ));
+                        assert!(!matches!(cache.check(&theirs, &neighbour, now), TokenVerdict::Valid(_)));
                         match round % 16 {
                             3 => {
                                 cache.sweep(now, 4);
@@ -690,16 +567,8 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Insert {
-            value: u8,
-            user: u8,
-            lineage: u8,
-            lifetime: u8,
-        },
-        Check {
-            value: u8,
-            user: u8,
-        },
+        Insert { value: u8, user: u8, lineage: u8, lifetime: u8 },
+        Check { value: u8, user: u8 },
         RevokeUser(u8),
         RevokeLineage(u8),
         Sweep(u8),

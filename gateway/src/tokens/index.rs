@@ -26,10 +26,7 @@ impl Index {
 
     pub(super) fn add(&mut self, hash: TokenHash, info: &TokenInfo) {
         self.by_expiry.insert((info.expires, hash));
-        self.by_client
-            .entry(client(info))
-            .or_default()
-            .insert((info.expires, hash));
+        self.by_client.entry(client(info)).or_default().insert((info.expires, hash));
         self.by_lineage.entry(info.lineage).or_default().insert(hash);
     }
 
@@ -58,10 +55,7 @@ impl Index {
     /// How many tokens the client of `info` has, and which of them expires first.
     pub(super) fn of_client(&self, info: &TokenInfo) -> (usize, Option<TokenHash>) {
         let tokens = self.by_client.get(&client(info));
-        (
-            tokens.map_or(0, BTreeSet::len),
-            tokens.and_then(|t| t.first()).map(|(_, hash)| *hash),
-        )
+        (tokens.map_or(0, BTreeSet::len), tokens.and_then(|t| t.first()).map(|(_, hash)| *hash))
     }
 
     /// The tokens of `username`, under whatever certificate.
@@ -75,12 +69,7 @@ impl Index {
 
     /// The tokens of one login.
     pub(super) fn of_lineage(&self, lineage: Lineage) -> Vec<TokenHash> {
-        self.by_lineage
-            .get(&lineage)
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect()
+        self.by_lineage.get(&lineage).into_iter().flatten().copied().collect()
     }
 }
 

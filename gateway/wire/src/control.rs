@@ -71,10 +71,7 @@ pub struct Acks {
 
 impl Acks {
     /// No acknowledgement.
-    pub const NONE: Self = Self {
-        ids: [MessageId(0); MAX_ACKS],
-        len: 0,
-    };
+    pub const NONE: Self = Self { ids: [MessageId(0); MAX_ACKS], len: 0 };
 
     /// Adds one; false when there is no room for it.
     pub fn push(&mut self, id: MessageId) -> bool {
@@ -133,12 +130,7 @@ impl<'a> Tail<'a> {
             Opcode::Ack => None,
             _ => Some(MessageId(r.u32()?)),
         };
-        Ok(Self {
-            acks,
-            remote_session_id,
-            message_id,
-            payload: r.rest(),
-        })
+        Ok(Self { acks, remote_session_id, message_id, payload: r.rest() })
     }
 
     /// Writes the tail and says how long it is.
@@ -161,10 +153,7 @@ impl<'a> Tail<'a> {
     /// How many bytes [`Tail::write`] needs beside the payload, for `acks` acknowledgements and a message id.
     pub const fn overhead(acks: usize) -> usize {
         let sid = if acks > 0 { SessionId::LEN } else { 0 };
-        1usize
-            .saturating_add(acks.saturating_mul(4))
-            .saturating_add(sid)
-            .saturating_add(4)
+        1usize.saturating_add(acks.saturating_mul(4)).saturating_add(sid).saturating_add(4)
     }
 }
 
@@ -179,13 +168,7 @@ mod tests {
     #[test]
     fn parses_a_client_reset() {
         let (header, rest) = Header::parse(&RESET).unwrap();
-        assert_eq!(
-            header.op,
-            OpcodeByte {
-                opcode: Opcode::HardResetClientV2,
-                key_id: KeyId::FIRST
-            }
-        );
+        assert_eq!(header.op, OpcodeByte { opcode: Opcode::HardResetClientV2, key_id: KeyId::FIRST });
         assert_eq!(header.session_id, SessionId([1, 2, 3, 4, 5, 6, 7, 8]));
         let tail = Tail::parse(header.op.opcode, rest).unwrap();
         assert_eq!(tail.message_id, Some(MessageId::RESET));
@@ -209,12 +192,8 @@ mod tests {
                 assert!(acks.push(MessageId(id as u32 + 7)));
             }
             let remote = (n > 0).then_some(SessionId([9; 8]));
-            let tail = Tail {
-                acks,
-                remote_session_id: remote,
-                message_id: Some(MessageId(3)),
-                payload: b"tls",
-            };
+            let tail =
+                Tail { acks, remote_session_id: remote, message_id: Some(MessageId(3)), payload: b"tls" };
             let mut buf = [0u8; 64];
             let len = tail.write(&mut buf).unwrap();
             assert_eq!(len, Tail::overhead(n) + 3);
@@ -224,14 +203,8 @@ mod tests {
 
     #[test]
     fn refuses_nine_acks_empty_acks_and_data() {
-        assert_eq!(
-            Tail::parse(Opcode::Control, &[9; 80]),
-            Err(Malformed::TooManyAcks)
-        );
-        assert_eq!(
-            Tail::parse(Opcode::Ack, &[0, 0, 0, 0, 0]),
-            Err(Malformed::EmptyAck)
-        );
+        assert_eq!(Tail::parse(Opcode::Control, &[9; 80]), Err(Malformed::TooManyAcks));
+        assert_eq!(Tail::parse(Opcode::Ack, &[0, 0, 0, 0, 0]), Err(Malformed::EmptyAck));
         assert_eq!(Header::parse(&[0x48; 20]), Err(Malformed::NotControl));
         assert_eq!(Header::parse(&[0x08; 20]), Err(Malformed::NotControl));
     }

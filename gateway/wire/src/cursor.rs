@@ -103,10 +103,7 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), Truncated> {
         let end = self.len.checked_add(bytes.len()).ok_or(Truncated)?;
-        self.buf
-            .get_mut(self.len..end)
-            .ok_or(Truncated)?
-            .copy_from_slice(bytes);
+        self.buf.get_mut(self.len..end).ok_or(Truncated)?.copy_from_slice(bytes);
         self.len = end;
         Ok(())
     }

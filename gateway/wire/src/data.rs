@@ -42,28 +42,16 @@ impl Header {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Option<Self>, Truncated> {
-        let Some(OpcodeByte {
-            opcode: Opcode::DataV2,
-            key_id,
-        }) = OpcodeByte::parse(r.u8()?)
-        else {
+        let Some(OpcodeByte { opcode: Opcode::DataV2, key_id }) = OpcodeByte::parse(r.u8()?) else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            key_id,
-            peer_id: PeerId::from_be_bytes(r.array()?),
-            packet_id: PacketId(r.u32()?),
-        }))
+        Ok(Some(Self { key_id, peer_id: PeerId::from_be_bytes(r.array()?), packet_id: PacketId(r.u32()?) }))
     }
 
     /// The eight bytes that start the packet and are its associated data.
     #[inline]
     pub const fn to_bytes(&self) -> [u8; AD_LEN] {
-        let op = OpcodeByte {
-            opcode: Opcode::DataV2,
-            key_id: self.key_id,
-        }
-        .byte();
+        let op = OpcodeByte { opcode: Opcode::DataV2, key_id: self.key_id }.byte();
         let [a, b, c] = self.peer_id.to_be_bytes();
         let [d, e, f, g] = self.packet_id.0.to_be_bytes();
         [op, a, b, c, d, e, f, g]
@@ -75,10 +63,7 @@ impl Header {
 pub fn peer_id_of(datagram: &[u8]) -> Option<PeerId> {
     let mut r = Reader::new(datagram);
     match OpcodeByte::parse(r.u8().ok()?) {
-        Some(OpcodeByte {
-            opcode: Opcode::DataV2,
-            ..
-        }) => r.array().ok().map(PeerId::from_be_bytes),
+        Some(OpcodeByte { opcode: Opcode::DataV2, .. }) => r.array().ok().map(PeerId::from_be_bytes),
         _ => None,
     }
 }

@@ -50,11 +50,7 @@ impl KeyId {
     /// The key-id of the next renegotiation.
     #[inline]
     pub const fn next(self) -> Self {
-        if self.0 >= 7 {
-            Self(1)
-        } else {
-            Self(self.0.wrapping_add(1))
-        }
+        if self.0 >= 7 { Self(1) } else { Self(self.0.wrapping_add(1)) }
     }
 }
 
@@ -75,11 +71,7 @@ impl PeerId {
     /// `None` when `id` does not fit 24 bits or is the undefined value.
     #[inline]
     pub const fn new(id: u32) -> Option<Self> {
-        if id < Self::UNDEFINED.0 {
-            Some(Self(id))
-        } else {
-            None
-        }
+        if id < Self::UNDEFINED.0 { Some(Self(id)) } else { None }
     }
 
     /// The three bytes as they stand in a packet.

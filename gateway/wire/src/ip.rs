@@ -28,10 +28,7 @@ pub fn addresses(packet: &[u8]) -> Option<Addresses> {
             let header = packet.first_chunk::<40>()?;
             let (rest, dst) = header.split_last_chunk::<16>()?;
             let (_, src) = rest.split_last_chunk::<16>()?;
-            Some(Addresses {
-                src: IpAddr::V6(Ipv6Addr::from(*src)),
-                dst: IpAddr::V6(Ipv6Addr::from(*dst)),
-            })
+            Some(Addresses { src: IpAddr::V6(Ipv6Addr::from(*src)), dst: IpAddr::V6(Ipv6Addr::from(*dst)) })
         }
         _ => None,
     }

@@ -13,12 +13,7 @@
 //! very parser that user space fuzzes. Nothing here is authenticated: every value is a claim by the sender.
 #![no_std]
 #![forbid(unsafe_code)]
-#![deny(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::expect_used,
-    clippy::panic
-)]
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::expect_used, clippy::panic)]
 
 pub mod control;
 pub mod cursor;

@@ -78,10 +78,7 @@ impl OpcodeByte {
     #[inline]
     pub const fn parse(byte: u8) -> Option<Self> {
         match Opcode::from_number(byte >> 3) {
-            Some(opcode) => Some(Self {
-                opcode,
-                key_id: KeyId::from_low_bits(byte),
-            }),
+            Some(opcode) => Some(Self { opcode, key_id: KeyId::from_low_bits(byte) }),
             None => None,
         }
     }

@@ -27,11 +27,7 @@ impl Site {
     pub fn new(clients: usize) -> Self {
         let net = Net::new(clients);
         let hooks = Hooks::new(net.folder());
-        Self {
-            net,
-            pki: Pki::new("Tessera test CA"),
-            hooks,
-        }
+        Self { net, pki: Pki::new("Tessera test CA"), hooks }
     }
 
     /// The plain server config: a certificate of our authority is all a client needs.
@@ -54,29 +50,15 @@ impl Site {
     #[must_use]
     pub fn login_hooks(&self) -> [String; 3] {
         let verify = self.accepting(&[PASSWORD, TOKEN]);
-        let connect = self.hooks.script(
-            "connect",
-            &format!("echo 'push \"auth-token {TOKEN}\"' >\"$last\""),
-        );
+        let connect = self.hooks.script("connect", &format!("echo 'push \"auth-token {TOKEN}\"' >\"$last\""));
         [verify, connect, self.hooks.script("disconnect", "exit 0")]
     }
 
     /// (Re)writes the hook `verify` so that it accepts these passwords only. Gives its path.
     pub fn accepting(&self, passwords: &[&str]) -> String {
-        let patterns = passwords
-            .iter()
-            .map(|word| format!("'{word}'"))
-            .collect::<Vec<_>>()
-            .join("|");
-        let accept = if patterns.is_empty() {
-            String::new()
-        } else {
-            format!("{patterns}) exit 0;;")
-        };
-        self.hooks.script(
-            "verify",
-            &format!("case \"$(sed -n 2p \"$last\")\" in {accept} *) exit 1;; esac"),
-        )
+        let patterns = passwords.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join("|");
+        let accept = if patterns.is_empty() { String::new() } else { format!("{patterns}) exit 0;;") };
+        self.hooks.script("verify", &format!("case \"$(sed -n 2p \"$last\")\" in {accept} *) exit 1;; esac"))
     }
 
     /// The passwords (or tokens) that the hook `verify` was asked about so far, oldest first.
@@ -84,10 +66,7 @@ impl Site {
     pub fn passwords_seen(&self) -> Vec<String> {
         let calls = self.hooks.calls("verify");
         let second_line = |call: &harness::Call| call.file.as_ref()?.lines().nth(1).map(str::to_owned);
-        calls
-            .iter()
-            .map(|call| second_line(call).expect("a file with user and password"))
-            .collect()
+        calls.iter().map(|call| second_line(call).expect("a file with user and password")).collect()
     }
 
     /// Client `index` with a certificate named `client-<index>`.
@@ -99,8 +78,7 @@ impl Site {
     /// As [`Site::client`], with the login `user-<index>` and [`PASSWORD`].
     #[must_use]
     pub fn login_client(&self, index: usize, version: Version) -> ClientConfig {
-        self.client(index, version)
-            .login(&self.net, &format!("user-{index}"), PASSWORD)
+        self.client(index, version).login(&self.net, &format!("user-{index}"), PASSWORD)
     }
 
     /// A certificate named `client-<index>`.

@@ -40,10 +40,7 @@ fn ccd_address_and_iroute(version: Version) {
     let config = site.server().line("route 10.66.1.0 255.255.255.0");
     let _server = Server::start(&site.net, &with_ccd(&site, config, &[("client-0", text)]));
     let client = site.client(0, version).connect(&site.net, 0);
-    assert_eq!(
-        (client.address().as_str(), client.address_v6().as_str()),
-        ("10.8.0.77", "fd08::77")
-    );
+    assert_eq!((client.address().as_str(), client.address_v6().as_str()), ("10.8.0.77", "fd08::77"));
     assert_eq!(client.pushed("route 10.98.0.0").as_deref(), Some("255.255.0.0"));
     site.net.clients[0].ip("addr add 10.66.1.1/24 dev lo");
     ping(&site.net.lan, "10.8.0.77");
@@ -64,9 +61,7 @@ fn ccd_exclusive(version: Version) {
 fn pool_persist(version: Version) {
     let site = Site::new(2);
     let file = site.net.folder().join("ipp.txt");
-    let config = site
-        .server()
-        .line(format!("ifconfig-pool-persist {} 1", file.display()));
+    let config = site.server().line(format!("ifconfig-pool-persist {} 1", file.display()));
     let mut server = Server::start(&site.net, &config);
     let a = site.client(0, version).connect(&site.net, 0);
     let b = site.client(1, version).connect(&site.net, 1);
@@ -75,9 +70,7 @@ fn pool_persist(version: Version) {
     drop((a, b));
     server.process.stop();
     assert!(
-        std::fs::read_to_string(&file)
-            .expect("the pool file")
-            .contains("client-0,"),
+        std::fs::read_to_string(&file).expect("the pool file").contains("client-0,"),
         "client-0 is remembered"
     );
     let _server = Server::start(&site.net, &config);
@@ -126,15 +119,8 @@ fn duplicate_cn(version: Version) {
 /// No certificate at all: the name is the user's, for hooks and for the folder of client configs.
 fn username_as_common_name(version: Version) {
     let site = Site::new(1);
-    let config = site
-        .login_server()
-        .line("verify-client-cert none")
-        .line("username-as-common-name");
-    let config = with_ccd(
-        &site,
-        config,
-        &[("alice", "ifconfig-push 10.8.0.55 255.255.255.0\n")],
-    );
+    let config = site.login_server().line("verify-client-cert none").line("username-as-common-name");
+    let config = with_ccd(&site, config, &[("alice", "ifconfig-push 10.8.0.55 255.255.255.0\n")]);
     let _server = Server::start(&site.net, &config);
     let client = ClientConfig::new(&site.net, 0, version).login(&site.net, "alice", PASSWORD);
     let client = client.line("explicit-exit-notify 1");
@@ -146,9 +132,6 @@ fn username_as_common_name(version: Version) {
     client.process.stop();
     eventually("client-disconnect of alice", SOON, || {
         let calls = site.hooks.calls("disconnect");
-        calls
-            .last()
-            .filter(|call| call.var("common_name") == "alice")
-            .map(|_| ())
+        calls.last().filter(|call| call.var("common_name") == "alice").map(|_| ())
     });
 }

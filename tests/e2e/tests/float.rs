@@ -44,10 +44,7 @@ fn port_changes(version: Version) {
     let ns = &site.net.clients[0];
     let gateway = ([10, 91, 0, 1], PORT).into();
     let relay = Relay::start(ns, gateway, Impairment::default(), 1);
-    let client = site
-        .client(0, version)
-        .remote("127.0.0.1", relay.port(), "udp4")
-        .connect(&site.net, 0);
+    let client = site.client(0, version).remote("127.0.0.1", relay.port(), "udp4").connect(&site.net, 0);
     ping(ns, "192.168.77.2");
     let download = TcpSink::start(&site.net.lan, ns, &client.address(), BYTES, SPREAD);
     download.wait_received(BYTES / 4, SPREAD * 3);

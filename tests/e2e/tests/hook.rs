@@ -23,14 +23,9 @@ tessera_e2e::stock_clients!(
 
 fn slow(version: Version) {
     let site = Site::new(1);
-    let connect = site.hooks.script(
-        "connect",
-        "sleep 3; echo 'push \"route 10.99.0.0 255.255.0.0\"' >\"$last\"",
-    );
-    let _server = Server::start(
-        &site.net,
-        &site.server().line(format!("client-connect {connect}")),
-    );
+    let connect =
+        site.hooks.script("connect", "sleep 3; echo 'push \"route 10.99.0.0 255.255.0.0\"' >\"$last\"");
+    let _server = Server::start(&site.net, &site.server().line(format!("client-connect {connect}")));
     let client = site.client(0, version).connect(&site.net, 0);
     assert_eq!(client.pushed("route 10.99.0.0").as_deref(), Some("255.255.0.0"));
     assert_eq!(site.hooks.calls("connect").len(), 1);
@@ -40,16 +35,10 @@ fn slow(version: Version) {
 fn failing(version: Version) {
     let site = Site::new(1);
     let connect = site.hooks.script("connect", "exit 1");
-    let _server = Server::start(
-        &site.net,
-        &site.server().line(format!("client-connect {connect}")),
-    );
+    let _server = Server::start(&site.net, &site.server().line(format!("client-connect {connect}")));
     let mut client = site.client(0, version).start(&site.net, 0);
     client.process.wait_for(&["AUTH_FAILED"], SOON);
-    assert!(
-        !client.process.logged(&["PUSH_REPLY"]),
-        "something was pushed to a client that is not let in"
-    );
+    assert!(!client.process.logged(&["PUSH_REPLY"]), "something was pushed to a client that is not let in");
     client.process.wait_end(SOON);
     site.hooks.script("connect", "exit 0");
     let _client = site.client(0, version).connect(&site.net, 0);
@@ -62,10 +51,7 @@ fn rubbish(version: Version) {
     let body = "{ head -c 300 /dev/zero | tr '\\0' x; echo; echo 'no-such-directive 1'; echo 'dev tap7'; \
                 echo 'push \"route 10.99.0.0 255.255.0.0\"'; } >\"$last\"";
     let connect = site.hooks.script("connect", body);
-    let _server = Server::start(
-        &site.net,
-        &site.server().line(format!("client-connect {connect}")),
-    );
+    let _server = Server::start(&site.net, &site.server().line(format!("client-connect {connect}")));
     let client = site.client(0, version).connect(&site.net, 0);
     assert_eq!(client.pushed("route 10.99.0.0").as_deref(), Some("255.255.0.0"));
     ping(&site.net.clients[0], "192.168.77.2");
@@ -128,28 +114,15 @@ const CONNECT_VARIABLES: &[&str] = &[
 
 fn environment(version: Version) {
     let site = Site::new(1);
-    let config = site
-        .login_server()
-        .line("setenv SITE_NAME berlin")
-        .line("keepalive 2 8");
+    let config = site.login_server().line("setenv SITE_NAME berlin").line("keepalive 2 8");
     let _server = Server::start(&site.net, &config);
-    let client = site
-        .login_client(0, version)
-        .line("push-peer-info")
-        .line("setenv UV_COLOUR blue");
+    let client = site.login_client(0, version).line("push-peer-info").line("setenv UV_COLOUR blue");
     let mut client = client.line("explicit-exit-notify 1").connect(&site.net, 0);
     let address = client.address();
     ping(&site.net.clients[0], "192.168.77.2");
     let call = site.hooks.calls("connect").remove(0);
-    let missing: Vec<_> = CONNECT_VARIABLES
-        .iter()
-        .filter(|name| !call.env.contains_key(**name))
-        .collect();
-    assert!(
-        missing.is_empty(),
-        "client-connect was not given {missing:?}; it had {:?}",
-        call.env.keys()
-    );
+    let missing: Vec<_> = CONNECT_VARIABLES.iter().filter(|name| !call.env.contains_key(**name)).collect();
+    assert!(missing.is_empty(), "client-connect was not given {missing:?}; it had {:?}", call.env.keys());
     for (name, value) in [
         ("common_name", "client-0"),
         ("username", "user-0"),
@@ -164,37 +137,17 @@ fn environment(version: Version) {
     ] {
         assert_eq!(call.var(name), value, "{name}");
     }
-    assert!(
-        !call.env.contains_key("password"),
-        "client-connect was given the password"
-    );
-    assert_eq!(
-        call.args.last().map(String::as_str),
-        Some(call.var("client_connect_config_file"))
-    );
+    assert!(!call.env.contains_key("password"), "client-connect was given the password");
+    assert_eq!(call.args.last().map(String::as_str), Some(call.var("client_connect_config_file")));
 
     // The farewell: exactly one client-disconnect, with the counters.
     client.process.stop();
     let call = site.hooks.wait("disconnect", 1, SOON).remove(0);
-    for name in [
-        "bytes_received",
-        "bytes_sent",
-        "time_duration",
-        "common_name",
-        "ifconfig_pool_remote_ip",
-    ] {
-        assert!(
-            call.env.contains_key(name),
-            "client-disconnect was not given {name}: {:?}",
-            call.env.keys()
-        );
+    for name in ["bytes_received", "bytes_sent", "time_duration", "common_name", "ifconfig_pool_remote_ip"] {
+        assert!(call.env.contains_key(name), "client-disconnect was not given {name}: {:?}", call.env.keys());
     }
     for name in ["bytes_received", "bytes_sent"] {
-        assert!(
-            call.var(name).parse::<u64>().expect("a number") > 1000,
-            "{name} is {}",
-            call.var(name)
-        );
+        assert!(call.var(name).parse::<u64>().expect("a number") > 1000, "{name} is {}", call.var(name));
     }
     ping_fails(&site.net.lan, &address);
     assert_eq!(site.hooks.calls("disconnect").len(), 1);
@@ -203,22 +156,14 @@ fn environment(version: Version) {
 /// A hook that sleeps for client 0 delays no packet of client 1.
 fn tesserad_only_slow_delays_nobody(version: Version) {
     let site = Site::new(2);
-    let connect = site
-        .hooks
-        .script("connect", "[ \"$common_name\" = client-1 ] || sleep 3");
-    let _server = Server::start(
-        &site.net,
-        &site.server().line(format!("client-connect {connect}")),
-    );
+    let connect = site.hooks.script("connect", "[ \"$common_name\" = client-1 ] || sleep 3");
+    let _server = Server::start(&site.net, &site.server().line(format!("client-connect {connect}")));
     let _other = site.client(1, version).connect(&site.net, 1);
     ping(&site.net.clients[1], "192.168.77.2");
     let mut slow = site.client(0, version).start(&site.net, 0);
     site.hooks.wait("connect", 2, SOON);
     let (answered, longest) = pings(&site.net.clients[1], "192.168.77.2", 20, 100);
-    assert!(
-        !slow.process.logged(&["PUSH_REPLY"]),
-        "the pings were over only after the slow hook"
-    );
+    assert!(!slow.process.logged(&["PUSH_REPLY"]), "the pings were over only after the slow hook");
     assert_eq!(answered, 20);
     // Generous for a busy test machine, and far below the 3 s of the hook.
     assert!(longest < 500.0, "a ping took {longest} ms");
@@ -228,10 +173,7 @@ fn tesserad_only_slow_delays_nobody(version: Version) {
 fn tesserad_only_hung(version: Version) {
     let site = Site::new(1);
     let connect = site.hooks.script("connect", "sleep 300 & sleep 300");
-    let config = site
-        .server()
-        .line(format!("client-connect {connect}"))
-        .own("hook-timeout", "3");
+    let config = site.server().line(format!("client-connect {connect}")).own("hook-timeout", "3");
     let _server = Server::start(&site.net, &config);
     let mut client = site.client(0, version).start(&site.net, 0);
     let line = client.process.wait_for(&["AUTH_FAILED"], SOON);

@@ -15,10 +15,7 @@ tessera_e2e::stock_clients!(farewell, dead_client_is_removed, pings_keep_an_idle
 fn farewell(version: Version) {
     let site = Site::new(1);
     let _server = Server::start(&site.net, &site.login_server());
-    let mut client = site
-        .login_client(0, version)
-        .line("explicit-exit-notify 2")
-        .connect(&site.net, 0);
+    let mut client = site.login_client(0, version).line("explicit-exit-notify 2").connect(&site.net, 0);
     ping(&site.net.clients[0], "192.168.77.2");
     client.process.stop();
     let calls = site.hooks.wait("disconnect", 1, Duration::from_secs(15));
@@ -44,10 +41,7 @@ fn pings_keep_an_idle_client(version: Version) {
     let client = site.login_client(0, version).connect(&site.net, 0);
     // Neither side has anything to say: IPv6 router solicitations of the tunnel end by then.
     pause(Duration::from_secs(12));
-    assert!(
-        site.hooks.calls("disconnect").is_empty(),
-        "an idle client was removed"
-    );
+    assert!(site.hooks.calls("disconnect").is_empty(), "an idle client was removed");
     assert_eq!(
         client.process.count("Initialization Sequence Completed"),
         1,

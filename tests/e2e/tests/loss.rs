@@ -15,11 +15,7 @@ fn connect_and_renegotiate(version: Version) {
     let site = Site::new(1);
     let _server = Server::start(&site.net, &site.login_server().line("reneg-sec 0"));
     let ns = &site.net.clients[0];
-    let bad = Impairment {
-        loss: 5,
-        reorder: 10,
-        duplicate: 3,
-    };
+    let bad = Impairment { loss: 5, reorder: 10, duplicate: 3 };
     let relay = Relay::start(ns, ([10, 91, 0, 1], PORT).into(), bad, 0x5eed);
     let mut client = site
         .login_client(0, version)
@@ -32,17 +28,8 @@ fn connect_and_renegotiate(version: Version) {
     }
     transfer(ns, &site.net.lan, "192.168.77.2", 300_000);
     let seen = site.hooks.wait("verify", 3, Duration::from_secs(30));
-    assert!(
-        seen[0]
-            .file
-            .as_deref()
-            .is_some_and(|file| file.contains(PASSWORD))
-    );
-    assert!(
-        seen[1..]
-            .iter()
-            .all(|call| call.file.as_deref().is_some_and(|file| file.contains(TOKEN)))
-    );
+    assert!(seen[0].file.as_deref().is_some_and(|file| file.contains(PASSWORD)));
+    assert!(seen[1..].iter().all(|call| call.file.as_deref().is_some_and(|file| file.contains(TOKEN))));
     assert!(!client.process.logged(&["AUTH_FAILED"]));
     assert_eq!(
         client.process.count("Initialization Sequence Completed"),

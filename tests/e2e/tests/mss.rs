@@ -19,10 +19,7 @@ fn lowered_in_syn(version: Version) {
     let capture = Capture::start(&site.net.lan, "eth0", "tcp", site.net.folder());
     transfer(ns, &site.net.lan, "192.168.77.2", 100_000);
     transfer(&site.net.lan, ns, &client.address(), 100_000);
-    let seen = capture.finish(
-        "tcp.flags.syn == 1 and ip.src != 192.168.77.2",
-        &["tcp.options.mss_val"],
-    );
+    let seen = capture.finish("tcp.flags.syn == 1 and ip.src != 192.168.77.2", &["tcp.options.mss_val"]);
     assert_eq!(seen.len(), 2, "a SYN and a SYN-ACK of the client: {seen:?}");
     for mss in &seen {
         let mss: u32 = mss.parse().expect("a number");

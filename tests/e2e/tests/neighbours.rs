@@ -68,9 +68,6 @@ fn spoofed_source(version: Version) {
     let seen = capture.finish("icmp.type == 8", &["ip.src"]);
     assert!(!seen.is_empty(), "the honest ping must have been captured");
     for source in &seen {
-        assert!(
-            own.contains(&format!(" {source}/")),
-            "a packet from {source} came through; own: {own}"
-        );
+        assert!(own.contains(&format!(" {source}/")), "a packet from {source} came through; own: {own}");
     }
 }

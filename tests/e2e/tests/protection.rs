@@ -48,23 +48,14 @@ fn tls_auth(version: Version, digest: &str, directed: bool) {
     let site = Site::new(1);
     let key = genkey(&site.net, "secret", "ta.key", None);
     let (ours, theirs) = if directed { (" 0", " 1") } else { ("", "") };
-    let server = site
-        .server()
-        .line(format!("auth {digest}"))
-        .line(format!("tls-auth {key}{ours}"));
-    let client = site
-        .client(0, version)
-        .line(format!("auth {digest}"))
-        .line(format!("tls-auth {key}{theirs}"));
+    let server = site.server().line(format!("auth {digest}")).line(format!("tls-auth {key}{ours}"));
+    let client =
+        site.client(0, version).line(format!("auth {digest}")).line(format!("tls-auth {key}{theirs}"));
     let client = connect(&site, &server, &client);
     let digest_bits = digest.trim_start_matches("SHA");
     let digest_bits = if digest_bits == "1" { "160" } else { digest_bits };
     let using = format!("Using {digest_bits} bit message hash '{digest}' for HMAC authentication");
-    assert!(
-        client
-            .process
-            .logged(&["Outgoing Control Channel Authentication", &using])
-    );
+    assert!(client.process.logged(&["Outgoing Control Channel Authentication", &using]));
 }
 
 fn tls_crypt(version: Version) {
@@ -73,30 +64,17 @@ fn tls_crypt(version: Version) {
     let server = site.server().line(format!("tls-crypt {key}"));
     let client = site.client(0, version).line(format!("tls-crypt {key}"));
     let client = connect(&site, &server, &client);
-    assert!(
-        client
-            .process
-            .logged(&["Outgoing Control Channel Encryption", "AES-256-CTR"])
-    );
+    assert!(client.process.logged(&["Outgoing Control Channel Encryption", "AES-256-CTR"]));
 }
 
 fn tls_crypt_v2(version: Version) {
     let site = Site::new(1);
     let server_key = genkey(&site.net, "tls-crypt-v2-server", "v2-server.key", None);
-    let client_key = genkey(
-        &site.net,
-        "tls-crypt-v2-client",
-        "v2-client.key",
-        Some(&server_key),
-    );
+    let client_key = genkey(&site.net, "tls-crypt-v2-client", "v2-client.key", Some(&server_key));
     let server = site.server().line(format!("tls-crypt-v2 {server_key}"));
     let client = site.client(0, version).line(format!("tls-crypt-v2 {client_key}"));
     let client = connect(&site, &server, &client);
-    assert!(
-        client
-            .process
-            .logged(&["Outgoing Control Channel Encryption", "AES-256-CTR"])
-    );
+    assert!(client.process.logged(&["Outgoing Control Channel Encryption", "AES-256-CTR"]));
 }
 
 fn missing_key(version: Version) {
@@ -105,10 +83,7 @@ fn missing_key(version: Version) {
     let _server = Server::start(&site.net, &site.server().line(format!("tls-crypt {key}")));
     let client = site.client(0, version).start(&site.net, 0);
     pause(Duration::from_secs(4));
-    assert!(
-        !client.process.logged(&["TLS: Initial packet from"]),
-        "a packet without the key was answered"
-    );
+    assert!(!client.process.logged(&["TLS: Initial packet from"]), "a packet without the key was answered");
 }
 
 fn connect(site: &Site, server: &ServerConfig, client: &ClientConfig) -> Client {

@@ -24,18 +24,11 @@ fn case(version: Version, listen: &str, second: &str, protocol: &str, field: &st
     let ns = &site.net.clients[0];
     let capture = Capture::start(ns, "eth0", "udp src port 1194", site.net.folder());
     let address = second.split('/').next().expect("an address");
-    let client = site
-        .client(0, version)
-        .remote(address, PORT, protocol)
-        .connect(&site.net, 0);
+    let client = site.client(0, version).remote(address, PORT, protocol).connect(&site.net, 0);
     both_ways(ns, &client.address(), &site.net.lan, "192.168.77.2", 500_000);
     let address: std::net::IpAddr = address.parse().expect("an address");
     let sources = capture.finish("udp", &[field]);
-    assert!(
-        sources.len() > 20,
-        "the handshake and the transfer are more than {} packets",
-        sources.len()
-    );
+    assert!(sources.len() > 20, "the handshake and the transfer are more than {} packets", sources.len());
     for source in sources {
         assert_eq!(source.parse(), Ok(address));
     }

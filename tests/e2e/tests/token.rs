@@ -24,24 +24,15 @@ tessera_e2e::stock_clients!(
 fn client_renegotiates(version: Version) {
     let site = Site::new(1);
     let _server = Server::start(&site.net, &site.login_server().line("reneg-sec 0"));
-    let mut client = site
-        .login_client(0, version)
-        .line("reneg-sec 5")
-        .connect(&site.net, 0);
+    let mut client = site.login_client(0, version).line("reneg-sec 5").connect(&site.net, 0);
     assert_renegotiated(&site, &mut client);
-    assert!(
-        !_server.process.log().contains(TOKEN),
-        "the token is in the gateway's log"
-    );
+    assert!(!_server.process.log().contains(TOKEN), "the token is in the gateway's log");
 }
 
 fn server_renegotiates(version: Version) {
     let site = Site::new(1);
     let _server = Server::start(&site.net, &site.login_server().line("reneg-sec 5"));
-    let mut client = site
-        .login_client(0, version)
-        .line("reneg-sec 0")
-        .connect(&site.net, 0);
+    let mut client = site.login_client(0, version).line("reneg-sec 0").connect(&site.net, 0);
     assert_renegotiated(&site, &mut client);
 }
 
@@ -51,27 +42,17 @@ fn assert_renegotiated(site: &Site, client: &mut Client) {
     for round in 1..=3 {
         client.wait_negotiations(1 + round, SOON);
         let calls = site.hooks.wait("verify", 1 + round, SOON);
-        assert_eq!(
-            calls[round].file.as_deref(),
-            Some(format!("user-0\n{TOKEN}\n").as_str())
-        );
+        assert_eq!(calls[round].file.as_deref(), Some(format!("user-0\n{TOKEN}\n").as_str()));
         ping(&site.net.clients[0], "192.168.77.2");
     }
-    assert_eq!(
-        site.hooks.calls("connect").len(),
-        1,
-        "client-connect runs once per connection"
-    );
+    assert_eq!(site.hooks.calls("connect").len(), 1, "client-connect runs once per connection");
     assert!(!client.process.logged(&["AUTH_FAILED"]));
 }
 
 fn rejected_at_renegotiation(version: Version) {
     let site = Site::new(1);
     let _server = Server::start(&site.net, &site.login_server().line("reneg-sec 0"));
-    let mut client = site
-        .login_client(0, version)
-        .line("reneg-sec 6")
-        .connect(&site.net, 0);
+    let mut client = site.login_client(0, version).line("reneg-sec 6").connect(&site.net, 0);
     ping(&site.net.clients[0], "192.168.77.2");
     site.accepting(&[PASSWORD]);
     let mark = client.process.mark();
@@ -80,11 +61,7 @@ fn rejected_at_renegotiation(version: Version) {
     client.wait_up_from(mark);
     let seen = site.passwords_seen();
     assert_eq!(seen.first().map(String::as_str), Some(PASSWORD));
-    assert!(
-        seen[1..].iter().any(|word| word == TOKEN),
-        "the token was asked about: {}",
-        seen.len()
-    );
+    assert!(seen[1..].iter().any(|word| word == TOKEN), "the token was asked about: {}", seen.len());
     assert_eq!(seen.last().map(String::as_str), Some(PASSWORD));
     site.hooks.wait("disconnect", 1, SOON);
     assert_eq!(site.hooks.calls("connect").len(), 2);
@@ -123,22 +100,12 @@ fn restart_of_the_gateway(version: Version) {
 /// `token-verify cache`: the gateway answers for the token by itself, and the hook is not asked.
 fn tesserad_only_cache(version: Version) {
     let site = Site::new(1);
-    let config: ServerConfig = site
-        .login_server()
-        .own("token-verify", "cache")
-        .line("reneg-sec 0");
+    let config: ServerConfig = site.login_server().own("token-verify", "cache").line("reneg-sec 0");
     let _server = Server::start(&site.net, &config);
-    let mut client = site
-        .login_client(0, version)
-        .line("reneg-sec 5")
-        .connect(&site.net, 0);
+    let mut client = site.login_client(0, version).line("reneg-sec 5").connect(&site.net, 0);
     client.wait_negotiations(3, SOON);
     client.reconnect();
     ping(&site.net.clients[0], "192.168.77.2");
-    assert_eq!(
-        site.passwords_seen(),
-        [PASSWORD],
-        "the hook is asked at the login only"
-    );
+    assert_eq!(site.passwords_seen(), [PASSWORD], "the hook is asked at the login only");
     assert!(!client.process.logged(&["AUTH_FAILED"]));
 }

@@ -35,22 +35,15 @@ fn outside_v6_inside_v6(version: Version) {
 
 fn case(version: Version, outside_v6: bool, inside_v6: bool) {
     let site = Site::new(1);
-    let config = if outside_v6 {
-        site.server().with("proto", "udp6")
-    } else {
-        site.server()
-    };
+    let config = if outside_v6 { site.server().with("proto", "udp6") } else { site.server() };
     let _server = Server::start(&site.net, &config);
     let mut config = site.client(0, version);
     if outside_v6 {
         config = config.remote("fd91:0:0:0::1", PORT, "udp6");
     }
     let client = config.connect(&site.net, 0);
-    let (inner, lan) = if inside_v6 {
-        (client.address_v6(), "fd77::2")
-    } else {
-        (client.address(), "192.168.77.2")
-    };
+    let (inner, lan) =
+        if inside_v6 { (client.address_v6(), "fd77::2") } else { (client.address(), "192.168.77.2") };
     let ns = &site.net.clients[0];
     ping(ns, lan);
     ping(&site.net.lan, &inner);

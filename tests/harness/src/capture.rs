@@ -21,12 +21,8 @@ impl Capture {
         let file = folder.join(format!("{interface}.pcapng"));
         let path = file.to_str().expect("a UTF-8 path");
         let argv = ["tshark", "-q", "-i", interface, "-f", filter, "-w", path];
-        let mut process = Process::start(
-            "tshark",
-            ns,
-            &argv,
-            &folder.join(format!("{interface}.tshark.log")),
-        );
+        let mut process =
+            Process::start("tshark", ns, &argv, &folder.join(format!("{interface}.tshark.log")));
         process.wait_for(&["Capturing on"], Duration::from_secs(15));
         // tshark says so just before its capturing child has opened the interface and written the file's head.
         crate::clock::eventually("head of the capture file", Duration::from_secs(10), || {
@@ -48,9 +44,6 @@ impl Capture {
             argv.extend(["-e", field]);
         }
         let text = run(&argv);
-        text.lines()
-            .filter(|line| !line.starts_with("Running as user"))
-            .map(str::to_owned)
-            .collect()
+        text.lines().filter(|line| !line.starts_with("Running as user")).map(str::to_owned).collect()
     }
 }

@@ -50,10 +50,7 @@ impl ClientConfig {
              ca {}\nremote-cert-tls server\nconnect-retry 1 4\nverb 4",
             ca.display()
         );
-        Self {
-            version,
-            lines: text.lines().map(|line| line.trim().to_owned()).collect(),
-        }
+        Self { version, lines: text.lines().map(|line| line.trim().to_owned()).collect() }
     }
 
     /// Adds a directive.
@@ -66,8 +63,7 @@ impl ClientConfig {
     /// Replaces a directive.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.lines
-            .retain(|line| line.split_whitespace().next() != Some(name));
+        self.lines.retain(|line| line.split_whitespace().next() != Some(name));
         self.line(format!("{name} {value}"))
     }
 
@@ -96,21 +92,14 @@ impl ClientConfig {
     /// Starts it in the namespace of client `index`, without waiting for anything.
     #[must_use]
     pub fn start(&self, net: &Net, index: usize) -> Client {
-        let serial = std::fs::read_dir(net.folder())
-            .expect("the test's folder")
-            .count();
-        let file = net.write(
-            &format!("client-{index}-{serial}.conf"),
-            &(self.lines.join("\n") + "\n"),
-        );
+        let serial = std::fs::read_dir(net.folder()).expect("the test's folder").count();
+        let file = net.write(&format!("client-{index}-{serial}.conf"), &(self.lines.join("\n") + "\n"));
         let log = net.folder().join(format!("client-{index}-{serial}.log"));
         let ns = net.clients.get(index).expect("that many clients");
         let program = peer(self.version.program());
         let program = program.to_str().expect("a UTF-8 path");
         let title = format!("client {index} ({})", self.version.program());
-        Client {
-            process: Process::start(&title, ns, &[program, "--config", &file], &log),
-        }
+        Client { process: Process::start(&title, ns, &[program, "--config", &file], &log) }
     }
 
     /// Starts it and waits until the tunnel is up.
@@ -132,14 +121,12 @@ pub struct Client {
 impl Client {
     /// Waits until the tunnel is up for the first time.
     pub fn wait_up(&mut self) {
-        self.process
-            .wait_for(&["Initialization Sequence Completed"], UP_LIMIT);
+        self.process.wait_for(&["Initialization Sequence Completed"], UP_LIMIT);
     }
 
     /// Waits until the tunnel is up (again) after `mark`.
     pub fn wait_up_from(&mut self, mark: usize) {
-        self.process
-            .wait_from(mark, &["Initialization Sequence Completed"], UP_LIMIT);
+        self.process.wait_from(mark, &["Initialization Sequence Completed"], UP_LIMIT);
     }
 
     /// SIGUSR1: reconnect with what the client remembers.
@@ -162,14 +149,8 @@ impl Client {
     pub fn pushed(&self, option: &str) -> Option<String> {
         let log = self.process.log();
         let line = log.lines().rev().find(|line| line.contains("'PUSH_REPLY,"))?;
-        let options = line
-            .split_once("'PUSH_REPLY,")?
-            .1
-            .trim_end()
-            .trim_end_matches('\'');
-        options
-            .split(',')
-            .find_map(|part| part.strip_prefix(option)?.strip_prefix(' ').map(str::to_owned))
+        let options = line.split_once("'PUSH_REPLY,")?.1.trim_end().trim_end_matches('\'');
+        options.split(',').find_map(|part| part.strip_prefix(option)?.strip_prefix(' ').map(str::to_owned))
     }
 
     /// The IPv4 address that was pushed.

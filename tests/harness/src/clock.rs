@@ -39,10 +39,7 @@ impl Deadline {
 }
 
 fn now() -> Instant {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "tests run on the real clock, and read it only here"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "tests run on the real clock, and read it only here")]
     Instant::now()
 }
 

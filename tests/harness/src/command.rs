@@ -44,10 +44,7 @@ pub(crate) fn try_run(argv: &[&str]) -> Finished {
     };
     let mut text = out.join().expect("reader");
     text.push_str(&err.join().expect("reader"));
-    Finished {
-        ok: status.success(),
-        text,
-    }
+    Finished { ok: status.success(), text }
 }
 
 /// Runs `argv` to its end and gives its output. Panics with that output on a bad exit status.

@@ -69,23 +69,13 @@ impl Namespace {
 
     /// As [`Namespace::spawn`], waiting for the result.
     pub fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.spawn(work)
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// `argv` behind what enters the namespace. The program replaces the helpers, so it keeps the process id, and it is
     /// killed by the kernel should the test's thread vanish.
     pub(crate) fn entering<'a>(&'a self, argv: &[&'a str]) -> Vec<&'a str> {
-        let mut all = vec![
-            "ip",
-            "netns",
-            "exec",
-            &self.name,
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-        ];
+        let mut all = vec!["ip", "netns", "exec", &self.name, "setpriv", "--pdeathsig", "KILL"];
         all.extend_from_slice(argv);
         all
     }

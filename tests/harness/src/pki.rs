@@ -55,10 +55,7 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.key_identifier_method = KeyIdMethod::Sha256;
         let ca = params.self_signed(&key).expect("a self-signed certificate").pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            ca,
-        }
+        Self { issuer: Issuer::new(params, key), ca }
     }
 
     /// A server's certificate.
@@ -98,10 +95,7 @@ impl Pki {
                 .collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        list.signed_by(&self.issuer)
-            .expect("a revocation list")
-            .pem()
-            .expect("as PEM")
+        list.signed_by(&self.issuer).expect("a revocation list").pem().expect("as PEM")
     }
 
     fn sign(&self, name: &str, serial: u64, usage: ExtendedKeyUsagePurpose, to_year: i32) -> Identity {
@@ -114,12 +108,7 @@ impl Pki {
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        Identity {
-            name: name.to_owned(),
-            serial,
-            certificate,
-            key: key.serialize_pem(),
-        }
+        Identity { name: name.to_owned(), serial, certificate, key: key.serialize_pem() }
     }
 }
 
@@ -127,9 +116,7 @@ fn subject(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CountryName, "DE");
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, "Tessera Tests");
+    params.distinguished_name.push(DnType::OrganizationName, "Tessera Tests");
     params.distinguished_name.push(DnType::CommonName, name);
     params.not_before = date_time_ymd(FROM_YEAR, 1, 1);
     params.not_after = date_time_ymd(TO_YEAR, 1, 1);

@@ -7,15 +7,9 @@ use crate::netns::Namespace;
 
 /// Pings `address` (either family) until it answers, at most 10 s.
 pub fn ping(from: &Namespace, address: &str) {
-    eventually(
-        &format!("answer to ping {address}"),
-        Duration::from_secs(10),
-        || {
-            from.try_run(&["ping", "-n", "-c", "1", "-W", "1", address])
-                .ok
-                .then_some(())
-        },
-    );
+    eventually(&format!("answer to ping {address}"), Duration::from_secs(10), || {
+        from.try_run(&["ping", "-n", "-c", "1", "-W", "1", address]).ok.then_some(())
+    });
 }
 
 /// Checks that three pings to `address` over 3 s stay unanswered.
@@ -28,29 +22,11 @@ pub fn ping_fails(from: &Namespace, address: &str) {
 #[must_use]
 pub fn pings(from: &Namespace, address: &str, count: u32, interval_ms: u32) -> (u32, f64) {
     let interval = format!("{}.{:03}", interval_ms / 1000, interval_ms % 1000);
-    let text = from
-        .try_run(&[
-            "ping",
-            "-n",
-            "-c",
-            &count.to_string(),
-            "-i",
-            &interval,
-            "-W",
-            "2",
-            address,
-        ])
-        .text;
+    let text =
+        from.try_run(&["ping", "-n", "-c", &count.to_string(), "-i", &interval, "-W", "2", address]).text;
     let times: Vec<f64> = text
         .lines()
-        .filter_map(|line| {
-            line.split_once("time=")?
-                .1
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
+        .filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok())
         .collect();
     let answered = u32::try_from(times.len()).expect("as many as were sent");
     (answered, times.into_iter().fold(0.0, f64::max))

@@ -37,12 +37,7 @@ impl Process {
             .stderr(file)
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start {title}: {e}"));
-        Self {
-            title: title.to_owned(),
-            child,
-            log: log.to_owned(),
-            status: None,
-        }
+        Self { title: title.to_owned(), child, log: log.to_owned(), status: None }
     }
 
     /// Everything logged so far.
@@ -73,16 +68,8 @@ impl Process {
             if let Some(line) = find(log.get(mark..).unwrap_or_default(), parts) {
                 return line.to_owned();
             }
-            assert!(
-                ended.is_none(),
-                "{}: ended ({ended:?}) without logging {parts:?}",
-                self.title
-            );
-            assert!(
-                !deadline.passed(),
-                "{}: no line with {parts:?} within {limit:?}",
-                self.title
-            );
+            assert!(ended.is_none(), "{}: ended ({ended:?}) without logging {parts:?}", self.title);
+            assert!(!deadline.passed(), "{}: no line with {parts:?} within {limit:?}", self.title);
             pause(Duration::from_millis(20));
         }
     }
@@ -166,22 +153,15 @@ impl Drop for Process {
 }
 
 fn find<'a>(log: &'a str, parts: &[&str]) -> Option<&'a str> {
-    log.lines()
-        .find(|line| parts.iter().all(|part| line.contains(part)))
+    log.lines().find(|line| parts.iter().all(|part| line.contains(part)))
 }
 
 /// Prints the end of a log, for the reader of a failed test.
 pub(crate) fn report(title: &str, log: &Path) {
     let bytes = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(
-        bytes
-            .get(bytes.len().saturating_sub(REPORT_BYTES)..)
-            .unwrap_or_default(),
-    );
-    #[expect(
-        clippy::print_stderr,
-        reason = "the test harness shows this for failed tests only"
-    )]
+    let text =
+        String::from_utf8_lossy(bytes.get(bytes.len().saturating_sub(REPORT_BYTES)..).unwrap_or_default());
+    #[expect(clippy::print_stderr, reason = "the test harness shows this for failed tests only")]
     {
         eprintln!("──── log of {title} ────\n{text}");
     }

@@ -58,34 +58,16 @@ impl Relay {
     /// Starts a relay in `ns` to `gateway`. The same `seed` gives the same decisions.
     #[must_use]
     pub fn start(ns: &Namespace, gateway: SocketAddr, impairment: Impairment, seed: u64) -> Self {
-        let shared = Arc::new(Shared {
-            impairment: Mutex::new(impairment),
-            ..Shared::default()
-        });
+        let shared = Arc::new(Shared { impairment: Mutex::new(impairment), ..Shared::default() });
         let (ready, port) = mpsc::channel();
         let theirs = Arc::clone(&shared);
         let thread = ns.spawn(move || {
             let inside = UdpSocket::bind("127.0.0.1:0").expect("a relay socket");
-            ready
-                .send(inside.local_addr().expect("own address").port())
-                .expect("the starter waits");
-            Loop {
-                shared: &theirs,
-                inside,
-                outside: towards(gateway),
-                gateway,
-                random: seed | 1,
-            }
-            .run();
+            ready.send(inside.local_addr().expect("own address").port()).expect("the starter waits");
+            Loop { shared: &theirs, inside, outside: towards(gateway), gateway, random: seed | 1 }.run();
         });
-        let port = port
-            .recv_timeout(Duration::from_secs(10))
-            .expect("the relay is ready");
-        Self {
-            shared,
-            thread: Some(thread),
-            port,
-        }
+        let port = port.recv_timeout(Duration::from_secs(10)).expect("the relay is ready");
+        Self { shared, thread: Some(thread), port }
     }
 
     /// The port on 127.0.0.1 to which the client sends.
@@ -108,11 +90,7 @@ impl Relay {
     #[must_use]
     pub fn counts(&self) -> (u64, u64, u64) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (
-            read(&self.shared.forwarded),
-            read(&self.shared.lost),
-            read(&self.shared.held),
-        )
+        (read(&self.shared.forwarded), read(&self.shared.lost), read(&self.shared.held))
     }
 }
 
@@ -127,11 +105,7 @@ impl Drop for Relay {
 }
 
 fn towards(gateway: SocketAddr) -> UdpSocket {
-    let any: SocketAddr = if gateway.is_ipv4() {
-        ([0; 4], 0).into()
-    } else {
-        ([0_u16; 8], 0).into()
-    };
+    let any: SocketAddr = if gateway.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).expect("a relay socket");
     socket.connect(gateway).expect("a route to the gateway");
     socket
@@ -211,11 +185,7 @@ impl Loop<'_> {
         } else if self.chance(impairment.reorder) {
             self.shared.held.fetch_add(1, Ordering::Relaxed);
             let due = std::cmp::Reverse(now + HELD.as_millis());
-            held.push(Held {
-                due,
-                outward,
-                bytes: bytes.to_vec(),
-            });
+            held.push(Held { due, outward, bytes: bytes.to_vec() });
         } else {
             self.forward(outward, bytes, client);
             if self.chance(impairment.duplicate) {

@@ -53,9 +53,7 @@ impl ServerConfig {
              keepalive 10 60\nverb 4\nscript-security 3\n\
              push \"route 192.168.77.0 255.255.255.0\"\npush \"route-ipv6 fd77::/64\""
         );
-        Self {
-            lines: text.lines().map(|line| line.trim().to_owned()).collect(),
-        }
+        Self { lines: text.lines().map(|line| line.trim().to_owned()).collect() }
     }
 
     /// Adds a directive.
@@ -68,15 +66,13 @@ impl ServerConfig {
     /// Adds a directive of Tessera's own, which OpenVPN is told to ignore.
     #[must_use]
     pub fn own(self, name: &str, value: &str) -> Self {
-        self.line(format!("ignore-unknown-option {name}"))
-            .line(format!("{name} {value}"))
+        self.line(format!("ignore-unknown-option {name}")).line(format!("{name} {value}"))
     }
 
     /// Removes every directive of this name.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
-        self.lines
-            .retain(|line| line.split_whitespace().next() != Some(name));
+        self.lines.retain(|line| line.split_whitespace().next() != Some(name));
         self
     }
 
@@ -104,9 +100,7 @@ impl Server {
             Flavour::Stock => peer("openvpn-2.6"),
         };
         let program = program.to_str().expect("a UTF-8 path").to_owned();
-        let serial = std::fs::read_dir(net.folder())
-            .expect("the test's folder")
-            .count();
+        let serial = std::fs::read_dir(net.folder()).expect("the test's folder").count();
         let log = net.folder().join(format!("server-{serial}.log"));
         let mut process = Process::start("gateway", &net.gateway, &[&program, "--config", &file], &log);
         process.wait_for(&["Initialization Sequence Completed"], START_LIMIT);
@@ -119,18 +113,11 @@ fn tesserad() -> PathBuf {
     let path = std::env::var_os("TESSERA_E2E_TESSERAD").map_or_else(
         || {
             let own = std::env::current_exe().expect("the path of this program");
-            own.ancestors()
-                .nth(2)
-                .expect("target/<profile>/deps/<test>")
-                .join("tesserad")
+            own.ancestors().nth(2).expect("target/<profile>/deps/<test>").join("tesserad")
         },
         PathBuf::from,
     );
-    assert!(
-        path.exists(),
-        "no gateway at {}: `cargo build -p tesserad` first",
-        path.display()
-    );
+    assert!(path.exists(), "no gateway at {}: `cargo build -p tesserad` first", path.display());
     path
 }
 

@@ -28,10 +28,7 @@ impl Net {
     #[must_use]
     pub fn new(clients: usize) -> Self {
         assert!(clients <= 200, "addresses are made from one byte");
-        let folder = tempfile::Builder::new()
-            .prefix("tessera-e2e-")
-            .tempdir()
-            .expect("a temporary folder");
+        let folder = tempfile::Builder::new().prefix("tessera-e2e-").tempdir().expect("a temporary folder");
         let gateway = Namespace::new("gw");
         let lan = Namespace::new("lan");
         join(&gateway, "lan0", &lan, "eth0");
@@ -53,21 +50,11 @@ impl Net {
                     &format!("10.91.{i}.1/24"),
                     &format!("fd91:0:0:{i:x}::1/64"),
                 );
-                address(
-                    &client,
-                    "eth0",
-                    &format!("10.91.{i}.2/24"),
-                    &format!("fd91:0:0:{i:x}::2/64"),
-                );
+                address(&client, "eth0", &format!("10.91.{i}.2/24"), &format!("fd91:0:0:{i:x}::2/64"));
                 client
             })
             .collect();
-        Self {
-            gateway,
-            lan,
-            clients,
-            folder,
-        }
+        Self { gateway, lan, clients, folder }
     }
 
     /// A folder that lives as long as the test.
@@ -86,10 +73,7 @@ impl Net {
 
 /// A veth pair between two namespaces, both ends up.
 fn join(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) {
-    a.ip(&format!(
-        "link add {a_name} type veth peer name {b_name} netns {}",
-        b.name()
-    ));
+    a.ip(&format!("link add {a_name} type veth peer name {b_name} netns {}", b.name()));
     a.ip(&format!("link set {a_name} up"));
     b.ip(&format!("link set {b_name} up"));
 }

@@ -33,17 +33,13 @@ impl TcpSink {
     /// as fast as it goes).
     #[must_use]
     pub fn start(from: &Namespace, to: &Namespace, address: &str, bytes: u64, spread: Duration) -> Self {
-        let ip = address
-            .parse()
-            .unwrap_or_else(|e| panic!("{address} is no address: {e}"));
+        let ip = address.parse().unwrap_or_else(|e| panic!("{address} is no address: {e}"));
         let (ready, port) = mpsc::channel();
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
         let receiver = to.spawn(move || {
             let listener = TcpListener::bind(SocketAddr::new(ip, 0)).expect("listen");
-            ready
-                .send(listener.local_addr().expect("own address").port())
-                .expect("the starter waits");
+            ready.send(listener.local_addr().expect("own address").port()).expect("the starter waits");
             receive(&accept(&listener), &counter)
         });
         let port = port.recv_timeout(STALL).expect("the receiver listens");
@@ -52,11 +48,7 @@ impl TcpSink {
                 .unwrap_or_else(|e| panic!("cannot connect to {ip}: {e}"));
             send(&stream, bytes, spread)
         });
-        Self {
-            sender,
-            receiver,
-            received,
-        }
+        Self { sender, receiver, received }
     }
 
     /// Bytes received so far.
@@ -67,25 +59,14 @@ impl TcpSink {
 
     /// Waits until so many bytes were received.
     pub fn wait_received(&self, bytes: u64, limit: Duration) {
-        eventually(&format!("{bytes} bytes received"), limit, || {
-            (self.received() >= bytes).then_some(())
-        });
+        eventually(&format!("{bytes} bytes received"), limit, || (self.received() >= bytes).then_some(()));
     }
 
     /// Waits for the end and compares the checksums.
     pub fn finish(self) {
-        let sent = self
-            .sender
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let received = self
-            .receiver
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        assert_eq!(
-            sent, received,
-            "the receiver's checksum differs from the sender's"
-        );
+        let sent = self.sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let received = self.receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert_eq!(sent, received, "the receiver's checksum differs from the sender's");
     }
 }
 
@@ -128,9 +109,7 @@ fn send(mut stream: &TcpStream, bytes: u64, spread: Duration) -> Digest {
         let length = usize::try_from((bytes - sent).min(CHUNK as u64)).expect("at most a chunk");
         let part = chunk.get(..length).expect("at most a chunk");
         digest.update(part);
-        stream
-            .write_all(part)
-            .unwrap_or_else(|e| panic!("sending stopped after {sent} bytes: {e}"));
+        stream.write_all(part).unwrap_or_else(|e| panic!("sending stopped after {sent} bytes: {e}"));
         sent += length as u64;
         if !spread.is_zero() {
             let due = spread.mul_f64(sent as f64 / bytes as f64);
@@ -140,9 +119,7 @@ fn send(mut stream: &TcpStream, bytes: u64, spread: Duration) -> Digest {
     stream.shutdown(Shutdown::Write).expect("end of data");
     // The receiver closes when it has everything.
     let mut rest = Vec::new();
-    stream
-        .read_to_end(&mut rest)
-        .unwrap_or_else(|e| panic!("the receiver did not finish: {e}"));
+    stream.read_to_end(&mut rest).unwrap_or_else(|e| panic!("the receiver did not finish: {e}"));
     digest.finish().as_ref().to_vec()
 }
 
@@ -152,9 +129,8 @@ fn receive(mut stream: &TcpStream, counter: &AtomicU64) -> Digest {
     let mut chunk = vec![0_u8; CHUNK];
     loop {
         let total = counter.load(Ordering::Relaxed);
-        let length = stream
-            .read(&mut chunk)
-            .unwrap_or_else(|e| panic!("receiving stopped after {total} bytes: {e}"));
+        let length =
+            stream.read(&mut chunk).unwrap_or_else(|e| panic!("receiving stopped after {total} bytes: {e}"));
         if length == 0 {
             return digest.finish().as_ref().to_vec();
         }

@@ -43,12 +43,7 @@ impl Net {
     /// An empty network.
     #[must_use]
     pub const fn new(faults: Faults, rng: Seeded) -> Self {
-        Self {
-            faults,
-            rng,
-            queue: BTreeMap::new(),
-            sent: 0,
-        }
+        Self { faults, rng, queue: BTreeMap::new(), sent: 0 }
     }
 
     /// Changes the weather.
@@ -61,11 +56,7 @@ impl Net {
         if self.rng.chance(self.faults.loss) {
             return;
         }
-        let copies = if self.rng.chance(self.faults.duplicate) {
-            2
-        } else {
-            1
-        };
+        let copies = if self.rng.chance(self.faults.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
             let mut bytes = bytes.to_vec();
             if self.rng.chance(self.faults.corrupt) {

@@ -72,8 +72,5 @@ fn make() -> Result<Pki, Box<dyn std::error::Error>> {
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)?;
     client.resumption = rustls::client::Resumption::disabled();
-    Ok(Pki {
-        server: Arc::new(server),
-        client: Arc::new(client),
-    })
+    Ok(Pki { server: Arc::new(server), client: Arc::new(client) })
 }

@@ -72,10 +72,7 @@ impl Options {
             seed,
             mode,
             faults: Faults::default(),
-            params: SessionParams {
-                renegotiate_after: None,
-                ..SessionParams::default()
-            },
+            params: SessionParams { renegotiate_after: None, ..SessionParams::default() },
             iv_proto: iv_proto::DATA_V2
                 | iv_proto::REQUEST_PUSH
                 | iv_proto::TLS_KEY_EXPORT
@@ -153,17 +150,11 @@ impl World {
     /// When TLS cannot be set up.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let now = Now {
-            mono: Instant::from_epoch(START),
-            wall: UnixTime(EPOCH),
-        };
+        let now = Now { mono: Instant::from_epoch(START), wall: UnixTime(EPOCH) };
         let mut rng = Seeded::new(options.seed);
         let (protections, protection, wkc) = protections(options.mode, &mut rng);
         let mut session_seed = Seeded::new(options.seed ^ 1);
-        let cookies = CookieKey::new(
-            tessera_proto::rng::bytes(&mut rng),
-            options.params.handshake_window,
-        );
+        let cookies = CookieKey::new(tessera_proto::rng::bytes(&mut rng), options.params.handshake_window);
         let endpoint = Endpoint::new(EndpointConfig {
             params: Arc::new(options.params.clone()),
             tls: Arc::clone(&pki::pki().server),
@@ -228,11 +219,8 @@ impl World {
     #[must_use]
     pub fn journal_summary(&mut self) -> String {
         let j = &self.journal;
-        let server: Vec<String> = self
-            .peers
-            .keys()
-            .filter_map(|h| self.endpoint.with(*h, |s| format!("{s:?}")))
-            .collect();
+        let server: Vec<String> =
+            self.peers.keys().filter_map(|h| self.endpoint.with(*h, |s| format!("{s:?}"))).collect();
         format!(
             "{:?} connected {} renegotiated {} server closed {:?} client closed {:?} dismissed {:?} {:?} {:?} peers {}",
             self.options,
@@ -293,10 +281,7 @@ impl World {
             let server = self.endpoint.poll_timeout().map(|(at, _)| at);
             let client = self.client.poll_timeout().map(|(at, _)| at);
             let hook = self.pending.first_key_value().map(|((at, _), _)| *at);
-            let Some(next) = [server, client, hook, self.net.next_arrival()]
-                .into_iter()
-                .flatten()
-                .min()
+            let Some(next) = [server, client, hook, self.net.next_arrival()].into_iter().flatten().min()
             else {
                 return false;
             };
@@ -371,11 +356,7 @@ impl World {
 
     fn server_receives(&mut self, mut bytes: Vec<u8>) {
         let now = self.now;
-        if bytes
-            .first()
-            .and_then(|b| OpcodeByte::parse(*b))
-            .is_some_and(|op| op.opcode == Opcode::DataV2)
-        {
+        if bytes.first().and_then(|b| OpcodeByte::parse(*b)).is_some_and(|op| op.opcode == Opcode::DataV2) {
             let mut got = None;
             for peer in self.peers.values_mut() {
                 if let Ok(opened) = peer.data.open(&mut bytes.clone(), now.mono)
@@ -403,11 +384,7 @@ impl World {
 
     fn client_receives(&mut self, mut bytes: Vec<u8>) {
         let now = self.now;
-        if bytes
-            .first()
-            .and_then(|b| OpcodeByte::parse(*b))
-            .is_some_and(|op| op.opcode == Opcode::DataV2)
-        {
+        if bytes.first().and_then(|b| OpcodeByte::parse(*b)).is_some_and(|op| op.opcode == Opcode::DataV2) {
             if let Some(data) = &mut self.client_data
                 && let Ok(opened) = data.open(&mut bytes, now.mono)
                 && let InBand::Packet(plain) = opened.payload
@@ -447,14 +424,14 @@ impl World {
                 let delay = self.rng.below(self.options.hook_delay.as_millis() as u64 + 1);
                 self.pending_count += 1;
                 let at = self.now.mono + Duration::from_millis(delay);
-                self.pending
-                    .insert((at, self.pending_count), (handle, request.attempt, ok));
+                self.pending.insert((at, self.pending_count), (handle, request.attempt, ok));
             }
             Event::InstallKey(key) => {
                 let peer = PeerId::new(handle_number(handle)).unwrap_or(PeerId::UNDEFINED);
-                let peer = self.peers.entry(handle).or_insert_with(|| Peer {
-                    data: DataChannel::new(peer, Framing::Plain),
-                });
+                let peer = self
+                    .peers
+                    .entry(handle)
+                    .or_insert_with(|| Peer { data: DataChannel::new(peer, Framing::Plain) });
                 peer.data.install(*key);
             }
             Event::PromoteKey(id) => {
@@ -480,22 +457,14 @@ impl World {
 
     fn decide(&mut self, handle: Handle, attempt: tessera_proto::session::Attempt, ok: bool) {
         let now = self.now;
-        let verdict = if ok {
-            Verdict::Accept
-        } else {
-            Verdict::Refuse(AuthFailure::Denied(Some("go away".into())))
-        };
-        let proof = self
-            .endpoint
-            .with(handle, |s| s.auth_verdict(attempt, verdict, now))
-            .flatten();
+        let verdict =
+            if ok { Verdict::Accept } else { Verdict::Refuse(AuthFailure::Denied(Some("go away".into()))) };
+        let proof = self.endpoint.with(handle, |s| s.auth_verdict(attempt, verdict, now)).flatten();
         if let Some(proof) = proof {
             let peer_id = PeerId::new(handle_number(handle));
             self.peers.insert(
                 handle,
-                Peer {
-                    data: DataChannel::new(peer_id.unwrap_or(PeerId::UNDEFINED), Framing::Plain),
-                },
+                Peer { data: DataChannel::new(peer_id.unwrap_or(PeerId::UNDEFINED), Framing::Plain) },
             );
             let push = PushConfig {
                 options: vec!["topology subnet".into(), "route-gateway 10.8.0.1".into()],
@@ -504,10 +473,7 @@ impl World {
                 auth_token: Some(Secret::new(TOKEN.to_owned())),
                 ..PushConfig::default()
             };
-            let agreed = self
-                .endpoint
-                .with(handle, |s| s.establish(proof, push, now))
-                .flatten();
+            let agreed = self.endpoint.with(handle, |s| s.establish(proof, push, now)).flatten();
             assert!(agreed.is_some(), "both sides share a cipher");
         }
     }
@@ -542,10 +508,7 @@ impl World {
 
 /// A peer-id for a session: handles count from 0.
 fn handle_number(handle: Handle) -> u32 {
-    let digits: String = format!("{handle:?}")
-        .chars()
-        .filter(char::is_ascii_digit)
-        .collect();
+    let digits: String = format!("{handle:?}").chars().filter(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(0)
 }
 
@@ -563,57 +526,25 @@ fn protections(mode: Mode, rng: &mut Seeded) -> (Protections, Protection, Option
     };
     let key = StaticKey::new(random);
     let pair = |server: WrapKey, client: WrapKey, source: Option<StaticKey>| {
-        let client = Protection {
-            key: Arc::new(client),
-            source: source.clone(),
-        };
-        let shared = Some(Protection {
-            key: Arc::new(server),
-            source,
-        });
-        (
-            Protections {
-                shared,
-                per_client: None,
-            },
-            client,
-            None,
-        )
+        let client = Protection { key: Arc::new(client), source: source.clone() };
+        let shared = Some(Protection { key: Arc::new(server), source });
+        (Protections { shared, per_client: None }, client, None)
     };
     let crypt = |direction| WrapKey::TlsCrypt(TlsCryptKey::new(&key, direction).expect("32-byte halves"));
     match mode {
         Mode::None => pair(WrapKey::None, WrapKey::None, None),
         Mode::TlsAuth(digest) => {
             let auth = |direction| WrapKey::TlsAuth(TlsAuthKey::new(&key, direction, digest));
-            pair(
-                auth(KeyDirection::Normal),
-                auth(KeyDirection::Inverse),
-                Some(key.clone()),
-            )
+            pair(auth(KeyDirection::Normal), auth(KeyDirection::Inverse), Some(key.clone()))
         }
-        Mode::TlsCrypt => pair(
-            crypt(KeyDirection::Normal),
-            crypt(KeyDirection::Inverse),
-            Some(key.clone()),
-        ),
+        Mode::TlsCrypt => pair(crypt(KeyDirection::Normal), crypt(KeyDirection::Inverse), Some(key.clone())),
         Mode::TlsCryptV2 => {
             let server_key = Arc::new(ServerKey::new([7; 128]).expect("128 bytes"));
-            let wkc = server_key
-                .wrap(&key, &Metadata::Timestamp(EPOCH as i64))
-                .expect("fits");
-            let per_client = PerClient {
-                server_key,
-                allow_noncookie: false,
-                max_age: None,
-            };
-            let protections = Protections {
-                shared: None,
-                per_client: Some(per_client),
-            };
-            let client = Protection {
-                key: Arc::new(crypt(KeyDirection::Inverse)),
-                source: Some(key.clone()),
-            };
+            let wkc = server_key.wrap(&key, &Metadata::Timestamp(EPOCH as i64)).expect("fits");
+            let per_client = PerClient { server_key, allow_noncookie: false, max_age: None };
+            let protections = Protections { shared: None, per_client: Some(per_client) };
+            let client =
+                Protection { key: Arc::new(crypt(KeyDirection::Inverse)), source: Some(key.clone()) };
             (protections, client, Some(wkc))
         }
     }

@@ -5,12 +5,7 @@ use tessera_proto::Digest;
 use tessera_sim::world::{PASSWORD, TOKEN};
 use tessera_sim::{Mode, Options, World};
 
-const MODES: [Mode; 4] = [
-    Mode::None,
-    Mode::TlsAuth(Digest::Sha256),
-    Mode::TlsCrypt,
-    Mode::TlsCryptV2,
-];
+const MODES: [Mode; 4] = [Mode::None, Mode::TlsAuth(Digest::Sha256), Mode::TlsCrypt, Mode::TlsCryptV2];
 
 fn connect(world: &mut World) {
     let connected = world.journal.connected;
@@ -53,17 +48,9 @@ fn renegotiates_from_either_side_with_the_token() {
             world.idle(Duration::from_secs(100));
             world.exchange_data();
             world.idle(Duration::from_secs(1));
-            assert_eq!(
-                world.journal.delivered,
-                (before.0 + 2, before.1 + 2),
-                "{mode:?} round {round}"
-            );
+            assert_eq!(world.journal.delivered, (before.0 + 2, before.1 + 2), "{mode:?} round {round}");
         }
         assert_eq!(world.journal.passwords[0], PASSWORD);
-        assert!(
-            world.journal.passwords[1..].iter().all(|p| p == TOKEN),
-            "{:?}",
-            world.journal.passwords
-        );
+        assert!(world.journal.passwords[1..].iter().all(|p| p == TOKEN), "{:?}", world.journal.passwords);
     }
 }

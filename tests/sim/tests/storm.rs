@@ -16,30 +16,10 @@ const SEEDS: u64 = 2_400;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Network profiles, in parts per thousand. Corruption needs a MAC on the control channel to be harmless.
-const CLEAN: Faults = Faults {
-    loss: 0,
-    duplicate: 0,
-    delay: 0,
-    corrupt: 0,
-};
-const NOISY: Faults = Faults {
-    loss: 62,
-    duplicate: 50,
-    delay: 125,
-    corrupt: 31,
-};
-const LOSSY: Faults = Faults {
-    loss: 150,
-    duplicate: 100,
-    delay: 100,
-    corrupt: 10,
-};
-const AWFUL: Faults = Faults {
-    loss: 300,
-    duplicate: 300,
-    delay: 200,
-    corrupt: 10,
-};
+const CLEAN: Faults = Faults { loss: 0, duplicate: 0, delay: 0, corrupt: 0 };
+const NOISY: Faults = Faults { loss: 62, duplicate: 50, delay: 125, corrupt: 31 };
+const LOSSY: Faults = Faults { loss: 150, duplicate: 100, delay: 100, corrupt: 10 };
+const AWFUL: Faults = Faults { loss: 300, duplicate: 300, delay: 200, corrupt: 10 };
 
 fn options(seed: u64) -> (Options, u32) {
     let mut rng = Seeded::new(seed.wrapping_mul(0x9e37));
@@ -73,9 +53,8 @@ fn options(seed: u64) -> (Options, u32) {
 fn connect(world: &mut World, attempts: u32) {
     let before = world.journal.connected;
     for _ in 0..attempts {
-        if world.run(WINDOW, |w| {
-            w.journal.connected > before || !w.journal.client_closed.is_empty()
-        }) && world.journal.connected > before
+        if world.run(WINDOW, |w| w.journal.connected > before || !w.journal.client_closed.is_empty())
+            && world.journal.connected > before
         {
             return;
         }
@@ -93,10 +72,7 @@ fn exchange(world: &mut World) {
         world.idle(Duration::from_millis(200));
     }
     let after = world.journal.delivered;
-    assert!(
-        after.0 > before.0 && after.1 > before.1,
-        "no data gets through: {before:?} {after:?}"
-    );
+    assert!(after.0 > before.0 && after.1 > before.1, "no data gets through: {before:?} {after:?}");
 }
 
 fn run(seed: u64) {
@@ -117,12 +93,7 @@ fn run(seed: u64) {
         }
         let limit = WINDOW * (attempts + 1) * 2;
         let done = world.run(limit, |w| w.journal.renegotiated > round);
-        assert!(
-            done,
-            "renegotiation did not finish: {:?} {:?}",
-            world.journal_summary(),
-            world
-        );
+        assert!(done, "renegotiation did not finish: {:?} {:?}", world.journal_summary(), world);
         exchange(&mut world);
         // Past every deferred switch of keys.
         world.idle(Duration::from_secs(rng.below(90)));
@@ -141,11 +112,7 @@ fn run(seed: u64) {
 
 #[test]
 fn every_seed_survives() {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse::<u64>().ok())
-    };
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seeds = match number("TESSERA_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("TESSERA_SIM_SEEDS").unwrap_or(SEEDS),
@@ -163,13 +130,7 @@ fn every_seed_survives() {
                 })
             })
             .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_default())
-            .collect()
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
-    assert!(
-        failed.is_empty(),
-        "replay with TESSERA_SIM_SEED=<seed>: {failed:?}"
-    );
+    assert!(failed.is_empty(), "replay with TESSERA_SIM_SEED=<seed>: {failed:?}");
 }

@@ -139,14 +139,8 @@ impl DataKey {
         if self.next_id == u32::MAX || (self.gcm && self.sealed_units >= GCM_LIMIT) {
             return Err(SealError::Exhausted);
         }
-        let (front, plain) = frame
-            .split_first_chunk_mut::<OVERHEAD>()
-            .ok_or(SealError::Frame)?;
-        let header = Header {
-            key_id: self.id,
-            peer_id,
-            packet_id: PacketId(self.next_id),
-        };
+        let (front, plain) = frame.split_first_chunk_mut::<OVERHEAD>().ok_or(SealError::Frame)?;
+        let header = Header { key_id: self.id, peer_id, packet_id: PacketId(self.next_id) };
         let ad = header.to_bytes();
         let nonce = nonce(self.next_id, &self.seal_iv);
         let tag = self
@@ -154,10 +148,8 @@ impl DataKey {
             .seal_in_place_separate_tag(nonce, Aad::from(ad), plain)
             .map_err(|_| SealError::Frame)?;
         self.next_id = self.next_id.saturating_add(1);
-        self.sealed_units = self
-            .sealed_units
-            .saturating_add((plain.len() as u64).div_ceil(BLOCK))
-            .saturating_add(1);
+        self.sealed_units =
+            self.sealed_units.saturating_add((plain.len() as u64).div_ceil(BLOCK)).saturating_add(1);
         self.sealed_bytes = self.sealed_bytes.saturating_add(plain.len() as u64);
         let (front_ad, front_tag) = front.split_at_mut(AD_LEN);
         front_ad.copy_from_slice(&ad);
@@ -178,20 +170,12 @@ impl DataKey {
         }
         let id = header.packet_id.0;
         self.window.check(id, now).map_err(OpenError::Replay)?;
-        let (front, text) = datagram
-            .split_first_chunk_mut::<OVERHEAD>()
-            .ok_or(OpenError::Malformed)?;
+        let (front, text) = datagram.split_first_chunk_mut::<OVERHEAD>().ok_or(OpenError::Malformed)?;
         let (ad, tag) = front.split_first_chunk::<AD_LEN>().ok_or(OpenError::Malformed)?;
         let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| OpenError::Malformed)?;
         let plain = self
             .open
-            .open_in_place_separate_tag(
-                nonce(id, &self.open_iv),
-                Aad::from(*ad),
-                Tag::from(tag),
-                text,
-                0..,
-            )
+            .open_in_place_separate_tag(nonce(id, &self.open_iv), Aad::from(*ad), Tag::from(tag), text, 0..)
             .map_err(|_| {
                 self.forgeries = self.forgeries.saturating_add(1);
                 OpenError::BadTag
@@ -208,9 +192,7 @@ fn aead_key(cipher: Cipher, key: &DirectionKey) -> Option<LessSafeKey> {
         Cipher::Aes256Gcm => &aead::AES_256_GCM,
         Cipher::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
     };
-    UnboundKey::new(algorithm, key.cipher_key.expose())
-        .ok()
-        .map(LessSafeKey::new)
+    UnboundKey::new(algorithm, key.cipher_key.expose()).ok().map(LessSafeKey::new)
 }
 
 #[inline]

@@ -62,12 +62,7 @@ pub struct DataChannel {
 impl DataChannel {
     /// A channel without keys.
     pub const fn new(peer_id: PeerId, framing: Framing) -> Self {
-        Self {
-            peer_id,
-            framing,
-            keys: [const { None }; MAX_KEYS],
-            sealing: 0,
-        }
+        Self { peer_id, framing, keys: [const { None }; MAX_KEYS], sealing: 0 }
     }
 
     /// Bytes that must stand free in front of an inner packet that is to be sealed.
@@ -124,9 +119,7 @@ impl DataChannel {
     /// The newest key with that id.
     #[inline]
     fn position(&self, key_id: KeyId) -> Option<usize> {
-        self.keys
-            .iter()
-            .position(|key| key.as_ref().is_some_and(|key| key.id() == key_id))
+        self.keys.iter().position(|key| key.as_ref().is_some_and(|key| key.id() == key_id))
     }
 
     /// Seals `frame` in place: the inner packet stands behind [`DataChannel::headroom`] free bytes.
@@ -145,11 +138,7 @@ impl DataChannel {
         let header = Header::parse(datagram).ok_or(OpenError::Malformed)?;
         let place = self.position(header.key_id).ok_or(OpenError::UnknownKey)?;
         let with_pending_key = place < self.sealing;
-        let key = self
-            .keys
-            .get_mut(place)
-            .and_then(Option::as_mut)
-            .ok_or(OpenError::UnknownKey)?;
+        let key = self.keys.get_mut(place).and_then(Option::as_mut).ok_or(OpenError::UnknownKey)?;
         let (plain, newest) = key.open(&header, datagram, now)?;
         let payload = match self.framing {
             Framing::Plain => plain,
@@ -158,11 +147,7 @@ impl DataChannel {
                 _ => return Err(OpenError::Compressed),
             },
         };
-        Ok(Opened {
-            payload: InBand::classify(payload),
-            newest,
-            with_pending_key,
-        })
+        Ok(Opened { payload: InBand::classify(payload), newest, with_pending_key })
     }
 }
 

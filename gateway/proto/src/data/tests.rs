@@ -68,10 +68,7 @@ fn messages_are_told_from_packets() {
     let mut frame = seal(&mut client, &request);
     assert_eq!(server.open(&mut frame, T0).unwrap().payload, InBand::Occ(0));
     let mut frame = seal(&mut client, &PING[..15]);
-    assert!(matches!(
-        server.open(&mut frame, T0).unwrap().payload,
-        InBand::Packet(_)
-    ));
+    assert!(matches!(server.open(&mut frame, T0).unwrap().payload, InBand::Packet(_)));
 }
 
 #[test]
@@ -86,10 +83,7 @@ fn forgeries_and_replays_are_refused_and_move_nothing() {
     let mut first = good.clone();
     assert!(server.open(&mut first, T0).unwrap().newest);
     let mut again = good;
-    assert_eq!(
-        server.open(&mut again, T0).unwrap_err(),
-        OpenError::Replay(Replay::Duplicate)
-    );
+    assert_eq!(server.open(&mut again, T0).unwrap_err(), OpenError::Replay(Replay::Duplicate));
 }
 
 #[test]

@@ -29,10 +29,7 @@ impl CookieKey {
     /// `key` is random per process and never stored; `handshake_window` sets how long a cookie lives.
     pub fn new(key: [u8; 16], handshake_window: Duration) -> Self {
         let slot = (handshake_window / 2).max(Duration::from_secs(1));
-        Self {
-            key: Secret::new(key),
-            slot,
-        }
+        Self { key: Secret::new(key), slot }
     }
 
     /// The cookie for a client at `from` that calls itself `client`.
@@ -53,10 +50,7 @@ impl CookieKey {
     }
 
     fn slot_at(&self, now: Instant) -> u32 {
-        now.since_epoch()
-            .as_millis()
-            .checked_div(self.slot.as_millis())
-            .unwrap_or(0) as u32
+        now.since_epoch().as_millis().checked_div(self.slot.as_millis()).unwrap_or(0) as u32
     }
 
     fn compute(&self, slot: u32, from: SocketAddr, client: SessionId) -> SessionId {
@@ -118,10 +112,7 @@ mod tests {
             assert!(!key.verify(at(0), from, other, cookie));
         }
         for elsewhere in ["192.0.2.1:1195", "192.0.2.2:1194", "[::ffff:192.0.2.1]:1194"] {
-            assert!(
-                !key.verify(at(0), elsewhere.parse().unwrap(), CLIENT, cookie),
-                "{elsewhere}"
-            );
+            assert!(!key.verify(at(0), elsewhere.parse().unwrap(), CLIENT, cookie), "{elsewhere}");
         }
         let other_key = CookieKey::new([9; 16], Duration::from_secs(60));
         assert!(!other_key.verify(at(0), from, CLIENT, cookie));
@@ -132,9 +123,7 @@ mod tests {
         let (key, from) = (key(), "[2001:db8::1]:1194".parse().unwrap());
         let mut x = 0x9e37_79b9_7f4a_7c15u64;
         for _ in 0..1_000_000 {
-            x = x
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             assert!(!key.verify(at(50), from, CLIENT, SessionId(x.to_be_bytes())));
         }
     }

@@ -125,10 +125,7 @@ impl Gate {
             }
             Opcode::ControlWkc => {
                 let (packet, protection, metadata) = self.open_client_key(datagram, now)?;
-                let opened = protection
-                    .key
-                    .open(Datagram(packet))
-                    .map_err(|_| Drop::BadPacket)?;
+                let opened = protection.key.open(Datagram(packet)).map_err(|_| Drop::BadPacket)?;
                 let cookie = self.check_cookie(&opened, from, now)?;
                 Ok(admit(header, Some(cookie), protection, Some(metadata), packet))
             }
@@ -140,18 +137,11 @@ impl Gate {
 
     fn judge_v3_reset(&self, datagram: &[u8], from: SocketAddr, now: Now) -> Result<Admission, Drop> {
         let (packet, protection, metadata) = self.open_client_key(datagram, now)?;
-        let opened = protection
-            .key
-            .open(Datagram(packet))
-            .map_err(|_| Drop::BadPacket)?;
+        let opened = protection.key.open(Datagram(packet)).map_err(|_| Drop::BadPacket)?;
         if opened.stamp.is_some_and(PacketStamp::announces_early_negotiation) {
             return self.answer_reset(&protection.key, packet, from, now, &RESEND_WKC);
         }
-        let allowed = self
-            .protections
-            .per_client
-            .as_ref()
-            .is_some_and(|v2| v2.allow_noncookie);
+        let allowed = self.protections.per_client.as_ref().is_some_and(|v2| v2.allow_noncookie);
         if !allowed {
             return Err(Drop::WrongProtection);
         }
@@ -165,15 +155,9 @@ impl Gate {
         datagram: &'a [u8],
         now: Now,
     ) -> Result<(&'a [u8], Protection, Metadata), Drop> {
-        let v2 = self
-            .protections
-            .per_client
-            .as_ref()
-            .ok_or(Drop::WrongProtection)?;
-        let (packet, ClientKey { key, metadata }) = v2
-            .server_key
-            .split(datagram)
-            .map_err(|_: WrapError| Drop::BadPacket)?;
+        let v2 = self.protections.per_client.as_ref().ok_or(Drop::WrongProtection)?;
+        let (packet, ClientKey { key, metadata }) =
+            v2.server_key.split(datagram).map_err(|_: WrapError| Drop::BadPacket)?;
         if let Some(max_age) = v2.max_age {
             let Metadata::Timestamp(made) = metadata else {
                 return Err(Drop::KeyTooOld);
@@ -184,10 +168,7 @@ impl Gate {
             }
         }
         let crypt = TlsCryptKey::new(&key, KeyDirection::Normal).ok_or(Drop::BadPacket)?;
-        let protection = Protection {
-            key: Arc::new(WrapKey::TlsCrypt(crypt)),
-            source: Some(key),
-        };
+        let protection = Protection { key: Arc::new(WrapKey::TlsCrypt(crypt)), source: Some(key) };
         Ok((packet, protection, metadata))
     }
 
@@ -203,19 +184,11 @@ impl Gate {
         check_reset(&opened)?;
         let client = opened.header.session_id;
         let header = Header {
-            op: OpcodeByte {
-                opcode: Opcode::HardResetServerV2,
-                key_id: KeyId::FIRST,
-            },
+            op: OpcodeByte { opcode: Opcode::HardResetServerV2, key_id: KeyId::FIRST },
             session_id: self.cookies.issue(now.mono, from, client),
         };
-        let stamp = PacketStamp {
-            id: 1,
-            time: now.wall.net_time(),
-        };
-        let reply = key
-            .seal(&header, stamp, &reset_reply_tail(client, payload))
-            .ok_or(Drop::BadPacket)?;
+        let stamp = PacketStamp { id: 1, time: now.wall.net_time() };
+        let reply = key.seal(&header, stamp, &reset_reply_tail(client, payload)).ok_or(Drop::BadPacket)?;
         Ok(Admission::Reply(reply))
     }
 
@@ -227,10 +200,7 @@ impl Gate {
         if !tail.acks.as_slice().iter().all(early) || !tail.message_id.as_ref().is_none_or(early) {
             return Err(Drop::UnknownSession);
         }
-        if self
-            .cookies
-            .verify(now.mono, from, opened.header.session_id, cookie)
-        {
+        if self.cookies.verify(now.mono, from, opened.header.session_id, cookie) {
             Ok(cookie)
         } else {
             Err(Drop::BadCookie)
@@ -256,11 +226,5 @@ fn admit(
     packet: &[u8],
 ) -> Admission {
     let packet = packet.to_vec();
-    Admission::Admit(Box::new(Admitted {
-        client: header.session_id,
-        cookie,
-        protection,
-        metadata,
-        packet,
-    }))
+    Admission::Admit(Box::new(Admitted { client: header.session_id, cookie, protection, metadata, packet }))
 }

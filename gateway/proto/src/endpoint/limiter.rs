@@ -25,10 +25,7 @@ pub struct ReplyRate {
 impl Default for ReplyRate {
     /// A burst that lets an office behind one address reconnect, and no more than a weak reflector needs.
     fn default() -> Self {
-        Self {
-            burst: 1000,
-            per: Duration::from_secs(5),
-        }
+        Self { burst: 1000, per: Duration::from_secs(5) }
     }
 }
 
@@ -43,20 +40,12 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(key: [u8; 16], rate: ReplyRate) -> Self {
-        Self {
-            key,
-            rate,
-            full_at: vec![Duration::ZERO; BUCKETS].into_boxed_slice(),
-        }
+        Self { key, rate, full_at: vec![Duration::ZERO; BUCKETS].into_boxed_slice() }
     }
 
     /// Takes one token; false when there is none.
     pub(super) fn allow(&mut self, now: Instant, from: SocketAddr) -> bool {
-        let cost = self
-            .rate
-            .per
-            .checked_div(self.rate.burst)
-            .unwrap_or(Duration::MAX);
+        let cost = self.rate.per.checked_div(self.rate.burst).unwrap_or(Duration::MAX);
         let index = self.bucket(from);
         let Some(full_at) = self.full_at.get_mut(index) else {
             return false;
@@ -86,10 +75,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let rate = ReplyRate {
-            burst: 10,
-            per: Duration::from_secs(1),
-        };
+        let rate = ReplyRate { burst: 10, per: Duration::from_secs(1) };
         let mut limiter = Limiter::new([1; 16], rate);
         let at = |ms| Instant::from_epoch(Duration::from_millis(ms));
         let from = "192.0.2.1:1".parse().unwrap();
@@ -97,26 +83,14 @@ mod tests {
         assert_eq!(allowed(&mut limiter, 5000), 10);
         assert_eq!(allowed(&mut limiter, 5200), 2);
         assert_eq!(allowed(&mut limiter, 60_000), 10);
-        assert!(
-            limiter.allow(at(60_000), "198.51.100.7:1".parse().unwrap()),
-            "others are not starved"
-        );
+        assert!(limiter.allow(at(60_000), "198.51.100.7:1".parse().unwrap()), "others are not starved");
     }
 
     #[test]
     fn one_bucket_per_v6_prefix() {
-        let mut limiter = Limiter::new(
-            [1; 16],
-            ReplyRate {
-                burst: 1,
-                per: Duration::from_secs(10),
-            },
-        );
+        let mut limiter = Limiter::new([1; 16], ReplyRate { burst: 1, per: Duration::from_secs(10) });
         let now = Instant::from_epoch(Duration::from_secs(1));
         assert!(limiter.allow(now, "[2001:db8::1]:1".parse().unwrap()));
-        assert!(
-            !limiter.allow(now, "[2001:db8:0:1::2]:9".parse().unwrap()),
-            "same /56"
-        );
+        assert!(!limiter.allow(now, "[2001:db8:0:1::2]:9".parse().unwrap()), "same /56");
     }
 }

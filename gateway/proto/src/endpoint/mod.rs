@@ -61,9 +61,7 @@ pub struct EndpointConfig {
 
 impl core::fmt::Debug for EndpointConfig {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("EndpointConfig")
-            .field("params", &self.params)
-            .finish_non_exhaustive()
+        f.debug_struct("EndpointConfig").field("params", &self.params).finish_non_exhaustive()
     }
 }
 
@@ -109,10 +107,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint without sessions.
     pub fn new(mut config: EndpointConfig) -> Self {
-        let gate = Gate {
-            cookies: config.cookies.clone(),
-            protections: config.protections.clone(),
-        };
+        let gate = Gate { cookies: config.cookies.clone(), protections: config.protections.clone() };
         let limiter = Limiter::new(rng::bytes((config.rng)().as_mut()), config.reply_rate);
         Self {
             config,
@@ -148,11 +143,8 @@ impl Endpoint {
         };
         if let Some(handle) = self.by_address.get(&(from, header.session_id)).copied() {
             // A repeated WKc is stripped and never unwrapped again.
-            let packet = if header.op.opcode.carries_wkc() {
-                split_wkc(bytes).map(|(p, _)| p)
-            } else {
-                Ok(bytes)
-            };
+            let packet =
+                if header.op.opcode.carries_wkc() { split_wkc(bytes).map(|(p, _)| p) } else { Ok(bytes) };
             let Ok(packet) = packet else {
                 return Handled::Dropped(Drop::BadPacket);
             };
@@ -248,10 +240,7 @@ impl Endpoint {
             self.settle(handle);
         }
         let (at, handle) = self.deadlines.first().copied()?;
-        let reason = self
-            .sessions
-            .get(&handle)
-            .and_then(|entry| entry.session.poll_timeout());
+        let reason = self.sessions.get(&handle).and_then(|entry| entry.session.poll_timeout());
         Some((at, reason.map_or("session", |(_, reason)| reason)))
     }
 
@@ -304,9 +293,7 @@ impl Endpoint {
             (self.config.verify_client_keys && admitted.metadata.is_some()).then(|| admitted.packet.clone());
         let held = hold.is_some();
         let opening = Opening {
-            local: admitted
-                .cookie
-                .unwrap_or_else(|| SessionId(rng::bytes(rng.as_mut()))),
+            local: admitted.cookie.unwrap_or_else(|| SessionId(rng::bytes(rng.as_mut()))),
             remote: admitted.client,
             protection: admitted.protection,
             by_cookie,

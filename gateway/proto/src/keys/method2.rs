@@ -31,10 +31,7 @@ pub struct KeySource {
 impl KeySource {
     /// A client's.
     pub fn client(rng: &mut dyn Rng) -> Self {
-        Self {
-            pre_master: Some(Secret::new(rng::bytes(rng))),
-            ..Self::server(rng)
-        }
+        Self { pre_master: Some(Secret::new(rng::bytes(rng))), ..Self::server(rng) }
     }
 
     /// A server's.
@@ -63,11 +60,7 @@ impl KeySource {
             return Err(Method2Error::NotKeyMethod2);
         }
         Ok(Self {
-            pre_master: if client {
-                Some(Secret::new(r.array()?))
-            } else {
-                None
-            },
+            pre_master: if client { Some(Secret::new(r.array()?)) } else { None },
             random1: Secret::new(r.array()?),
             random2: Secret::new(r.array()?),
         })
@@ -130,13 +123,7 @@ impl ClientMessage {
         let username = optional_string(&mut r, MAX_CREDENTIAL, Method2Error::CredentialTooLong)?;
         let password = optional_string(&mut r, MAX_CREDENTIAL, Method2Error::CredentialTooLong)?;
         let peer_info = optional_string(&mut r, MAX_PEER_INFO, Method2Error::BadString)?;
-        Ok(Self {
-            source,
-            options,
-            username,
-            password: Secret::new(password),
-            peer_info,
-        })
+        Ok(Self { source, options, username, password: Secret::new(password), peer_info })
     }
 
     /// The bytes on the wire; wiped when dropped.
@@ -156,10 +143,7 @@ impl ServerMessage {
     pub fn parse(bytes: &[u8]) -> Result<Self, Method2Error> {
         let mut r = Reader::new(bytes);
         let source = KeySource::read(&mut r, false)?;
-        Ok(Self {
-            source,
-            options: string(&mut r, MAX_OPTIONS, Method2Error::BadString)?,
-        })
+        Ok(Self { source, options: string(&mut r, MAX_OPTIONS, Method2Error::BadString)? })
     }
 
     /// The bytes on the wire; wiped when dropped.
@@ -175,11 +159,7 @@ impl ServerMessage {
 }
 
 fn optional_string(r: &mut Reader<'_>, most: usize, too_long: Method2Error) -> Result<String, Method2Error> {
-    if r.is_empty() {
-        Ok(String::new())
-    } else {
-        string(r, most, too_long)
-    }
+    if r.is_empty() { Ok(String::new()) } else { string(r, most, too_long) }
 }
 
 /// A string without its NUL. Bytes that are no UTF-8 become replacement characters: nothing may fail on a name.
@@ -202,10 +182,7 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
         return;
     }
     // Callers keep strings far below 64 KiB; a longer one is cut rather than mis-framed.
-    let bytes = text
-        .as_bytes()
-        .get(..text.len().min(usize::from(u16::MAX) - 1))
-        .unwrap_or_default();
+    let bytes = text.as_bytes().get(..text.len().min(usize::from(u16::MAX) - 1)).unwrap_or_default();
     out.extend_from_slice(&(bytes.len() as u16 + 1).to_be_bytes());
     out.extend_from_slice(bytes);
     out.push(0);
@@ -242,34 +219,22 @@ mod tests {
         assert_eq!(parsed.username, "alice");
         assert_eq!(parsed.password.expose(), "secret");
         assert_eq!(parsed.peer_info, "IV_VER=2.6.14\nIV_PROTO=990\n");
-        assert_eq!(
-            parsed.source.random2.expose(),
-            message("", "").source.random2.expose()
-        );
+        assert_eq!(parsed.source.random2.expose(), message("", "").source.random2.expose());
         assert!(!format!("{parsed:?}").contains("secret"));
     }
 
     #[test]
     fn credential_lengths() {
-        for (len, ok) in [
-            (0, true),
-            (1, true),
-            (126, true),
-            (127, true),
-            (128, false),
-            (255, false),
-            (4096, false),
-        ] {
+        for (len, ok) in
+            [(0, true), (1, true), (126, true), (127, true), (128, false), (255, false), (4096, false)]
+        {
             let text = "x".repeat(len);
             for message in [message(&text, "p"), message("u", &text)] {
                 let parsed = ClientMessage::parse(&message.encode());
                 match parsed {
                     Ok(parsed) => {
                         assert!(ok, "{len}");
-                        assert_eq!(
-                            parsed.peer_info, message.peer_info,
-                            "what follows is parsed right"
-                        );
+                        assert_eq!(parsed.peer_info, message.peer_info, "what follows is parsed right");
                     }
                     Err(error) => assert_eq!((ok, error), (false, Method2Error::CredentialTooLong), "{len}"),
                 }
@@ -289,18 +254,12 @@ mod tests {
         }
         let mut bad = bytes.to_vec();
         bad[4] = 1;
-        assert_eq!(
-            ClientMessage::parse(&bad).unwrap_err(),
-            Method2Error::NotKeyMethod2
-        );
+        assert_eq!(ClientMessage::parse(&bad).unwrap_err(), Method2Error::NotKeyMethod2);
     }
 
     #[test]
     fn server_message_round_trip() {
-        let message = ServerMessage {
-            source: KeySource::server(&mut Counter(9)),
-            options: "V4".into(),
-        };
+        let message = ServerMessage { source: KeySource::server(&mut Counter(9)), options: "V4".into() };
         let parsed = ServerMessage::parse(&message.encode()).unwrap();
         assert_eq!(parsed.options, "V4");
         assert_eq!(parsed.source.random1.expose(), message.source.random1.expose());

@@ -63,25 +63,11 @@ impl KeyMaterial {
         let pre_master = client.pre_master.as_ref()?;
         let mut master = Zeroizing::new([0u8; 48]);
         let seed = [client.random1.expose().as_slice(), server.random1.expose()];
-        prf::tls1_prf(
-            pre_master.expose(),
-            b"OpenVPN master secret",
-            &seed,
-            master.as_mut_slice(),
-        );
+        prf::tls1_prf(pre_master.expose(), b"OpenVPN master secret", &seed, master.as_mut_slice());
         let mut out = Zeroizing::new([0u8; Self::LEN]);
-        let seed = [
-            client.random2.expose().as_slice(),
-            server.random2.expose(),
-            &client_sid.0,
-            &server_sid.0,
-        ];
-        prf::tls1_prf(
-            master.as_slice(),
-            b"OpenVPN key expansion",
-            &seed,
-            out.as_mut_slice(),
-        );
+        let seed =
+            [client.random2.expose().as_slice(), server.random2.expose(), &client_sid.0, &server_sid.0];
+        prf::tls1_prf(master.as_slice(), b"OpenVPN key expansion", &seed, out.as_mut_slice());
         Some(Self::new(*out))
     }
 

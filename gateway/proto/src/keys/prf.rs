@@ -52,9 +52,7 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len() / 2)
-            .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
-            .collect()
+        (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
 
     #[test]
@@ -67,12 +65,7 @@ mod tests {
             let text = |name: &str| v[name].as_str().unwrap();
             let expected = hex(text("output"));
             let mut out = vec![0; expected.len()];
-            tls1_prf(
-                &hex(text("secret")),
-                text("label").as_bytes(),
-                &[&hex(text("seed"))],
-                &mut out,
-            );
+            tls1_prf(&hex(text("secret")), text("label").as_bytes(), &[&hex(text("seed"))], &mut out);
             assert_eq!(out, expected);
         }
     }

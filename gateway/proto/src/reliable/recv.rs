@@ -27,10 +27,7 @@ pub struct RecvWindow {
 impl RecvWindow {
     /// Expects `first` next.
     pub const fn new(first: MessageId) -> Self {
-        Self {
-            next: first,
-            early: BTreeMap::new(),
-        }
+        Self { next: first, early: BTreeMap::new() }
     }
 
     /// Takes a message in.
@@ -38,11 +35,7 @@ impl RecvWindow {
         if id < self.next || self.early.contains_key(&id) {
             // Far below the window nobody retransmits any more: that is no lost acknowledgement but noise.
             let ancient = self.next.0.saturating_sub(id.0) > RECV_WINDOW;
-            return if ancient {
-                Received::OutOfWindow
-            } else {
-                Received::Duplicate
-            };
+            return if ancient { Received::OutOfWindow } else { Received::Duplicate };
         }
         if id.0.saturating_sub(self.next.0) >= RECV_WINDOW {
             return Received::OutOfWindow;

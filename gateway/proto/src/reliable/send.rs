@@ -38,11 +38,7 @@ pub struct SendWindow {
 impl SendWindow {
     /// Numbers messages from `first`; the first retransmission comes after `rto` (`tls-timeout`).
     pub const fn new(first: MessageId, rto: Duration) -> Self {
-        Self {
-            next: Some(first),
-            rto,
-            in_flight: VecDeque::new(),
-        }
+        Self { next: Some(first), rto, in_flight: VecDeque::new() }
     }
 
     /// True when another message may be pushed. Like OpenVPN, the window spans ids: one lost message at its start
@@ -70,14 +66,7 @@ impl SendWindow {
             return false;
         };
         self.next = id.next();
-        self.in_flight.push_back(Outgoing {
-            id,
-            opcode,
-            payload,
-            due: now,
-            rto: self.rto,
-            later_acks: 0,
-        });
+        self.in_flight.push_back(Outgoing { id, opcode, payload, due: now, rto: self.rto, later_acks: 0 });
         true
     }
 

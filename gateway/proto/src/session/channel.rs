@@ -59,38 +59,18 @@ impl Channel {
     pub(super) fn open(key_id: KeyId, reset: Opcode, tls: Tls, rto: Duration, now: Instant) -> Self {
         let mut send = SendWindow::new(MessageId::RESET, rto);
         send.push(reset, Vec::new(), now);
-        Self::new(
-            key_id,
-            Stage::Opening { peer_reset: false },
-            send,
-            RecvWindow::new(MessageId::RESET),
-            tls,
-        )
+        Self::new(key_id, Stage::Opening { peer_reset: false }, send, RecvWindow::new(MessageId::RESET), tls)
     }
 
     /// Continues behind resets that were exchanged without state.
     pub(super) fn after_cookie(key_id: KeyId, tls: Tls, rto: Duration) -> Self {
         let first = MessageId(1);
-        Self::new(
-            key_id,
-            Stage::Running,
-            SendWindow::new(first, rto),
-            RecvWindow::new(first),
-            tls,
-        )
+        Self::new(key_id, Stage::Running, SendWindow::new(first, rto), RecvWindow::new(first), tls)
     }
 
     fn new(key_id: KeyId, stage: Stage, send: SendWindow, recv: RecvWindow, tls: Tls) -> Self {
         let (acks, splitter) = (AckQueue::default(), Splitter::default());
-        Self {
-            key_id,
-            stage,
-            send,
-            recv,
-            acks,
-            tls,
-            splitter,
-        }
+        Self { key_id, stage, send, recv, acks, tls, splitter }
     }
 
     pub(super) const fn key_id(&self) -> KeyId {
@@ -192,12 +172,8 @@ impl Channel {
         }
         while self.acks.is_pending() {
             let acks: Acks = self.acks.take_for_ack();
-            let tail = Tail {
-                acks,
-                remote_session_id: link.ack_address(&acks),
-                message_id: None,
-                payload: &[],
-            };
+            let tail =
+                Tail { acks, remote_session_id: link.ack_address(&acks), message_id: None, payload: &[] };
             if let Some(packet) = link.seal(Opcode::Ack, self.key_id, &tail) {
                 push_bounded(out, packet);
             }

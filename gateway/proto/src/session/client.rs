@@ -106,14 +106,8 @@ enum Stage {
 #[derive(Debug)]
 enum Phase {
     Negotiating,
-    Pulling {
-        client: Box<KeySource>,
-        server: Box<KeySource>,
-        options: Vec<Secret<String>>,
-    },
-    Established {
-        agreed: Pulled,
-    },
+    Pulling { client: Box<KeySource>, server: Box<KeySource>, options: Vec<Secret<String>> },
+    Established { agreed: Pulled },
     Closed,
 }
 
@@ -155,21 +149,13 @@ impl ClientSession {
     pub fn new(config: ClientConfig, mut rng: Box<dyn Rng>, now: Now) -> Result<Self, TlsError> {
         let key = Arc::clone(&config.protection.key);
         let (wrap, reset) = if config.wkc.is_some() {
-            (
-                Wrapper::with_early_negotiation(key, now.wall),
-                Opcode::HardResetClientV3,
-            )
+            (Wrapper::with_early_negotiation(key, now.wall), Opcode::HardResetClientV3)
         } else {
             (Wrapper::new(key, 1, now.wall), Opcode::HardResetClientV2)
         };
         let local = SessionId(rng::bytes(rng.as_mut()));
-        let mut link = Link::new(
-            local,
-            None,
-            wrap,
-            config.protection.source.clone(),
-            config.params.max_packet,
-        );
+        let mut link =
+            Link::new(local, None, wrap, config.protection.source.clone(), config.params.max_packet);
         if let Some(wkc) = &config.wkc {
             link.carry_wkc(wkc.clone());
         }
@@ -182,11 +168,7 @@ impl ClientSession {
             rng,
             link,
             phase: Phase::Negotiating,
-            negotiation: Some(Negotiation {
-                channel,
-                stage: Stage::Handshake,
-                started: now.mono,
-            }),
+            negotiation: Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono }),
             current: None,
             lame: None,
             last_key_id: KeyId::FIRST,
@@ -213,11 +195,8 @@ impl ClientSession {
             }
             self.link.learn_remote(packet.from);
         }
-        let in_use = self
-            .current
-            .iter()
-            .chain(self.lame.iter().map(|(c, _)| c))
-            .any(|c| c.key_id() == key_id);
+        let in_use =
+            self.current.iter().chain(self.lame.iter().map(|(c, _)| c)).any(|c| c.key_id() == key_id);
         let established = matches!(self.phase, Phase::Established { .. });
         let may_renegotiate = established && key_id != KeyId::FIRST && !in_use;
         if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && may_renegotiate {
@@ -248,11 +227,7 @@ impl ClientSession {
     pub fn renegotiate(&mut self, now: Now) {
         if self.negotiation.is_none() && matches!(self.phase, Phase::Established { .. }) {
             let mut key_id = self.last_key_id.next();
-            if self
-                .current
-                .as_ref()
-                .is_some_and(|current| current.key_id() == key_id)
-            {
+            if self.current.as_ref().is_some_and(|current| current.key_id() == key_id) {
                 key_id = key_id.next();
             }
             self.open_renegotiation(key_id, now);
@@ -278,8 +253,7 @@ impl ClientSession {
                         self.finish("handshake timed out");
                     } else {
                         self.negotiation = None;
-                        self.timers
-                            .set(Timer::Renegotiate, now.mono + self.config.params.handshake_window);
+                        self.timers.set(Timer::Renegotiate, now.mono + self.config.params.handshake_window);
                     }
                 }
                 Timer::Renegotiate => self.renegotiate(now),
@@ -314,21 +288,14 @@ impl ClientSession {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let channels = self.negotiation.iter().map(|n| &n.channel).chain(&self.current);
         let channels = channels.chain(self.lame.iter().map(|(c, _)| c));
-        let resend = channels
-            .filter_map(Channel::next_due)
-            .min()
-            .map(|at| (at, "retransmission"));
+        let resend = channels.filter_map(Channel::next_due).min().map(|at| (at, "retransmission"));
         self.timers.next().into_iter().chain(resend).min()
     }
 
     fn open_renegotiation(&mut self, key_id: KeyId, now: Now) {
         self.last_key_id = key_id;
         // The server keeps two keys, as we do: see its side.
-        self.events.extend(
-            self.current
-                .as_ref()
-                .map(|current| ClientEvent::PromoteKey(current.key_id())),
-        );
+        self.events.extend(self.current.as_ref().map(|current| ClientEvent::PromoteKey(current.key_id())));
         self.timers.stop(Timer::Promote);
         if let Some((_, old)) = self.lame.take() {
             self.events.push_back(ClientEvent::RetireKey(old));
@@ -339,13 +306,8 @@ impl ClientSession {
             Ok(tls) => {
                 let rto = self.config.params.tls_timeout;
                 let channel = Channel::open(key_id, Opcode::SoftReset, tls, rto, now.mono);
-                self.negotiation = Some(Negotiation {
-                    channel,
-                    stage: Stage::Handshake,
-                    started: now.mono,
-                });
-                self.timers
-                    .set(Timer::Handshake, now.mono + self.config.params.handshake_window);
+                self.negotiation = Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono });
+                self.timers.set(Timer::Handshake, now.mono + self.config.params.handshake_window);
             }
             Err(_) => self.finish("TLS is unusable"),
         }
@@ -355,10 +317,7 @@ impl ClientSession {
         let Ok(progress) = result else {
             return self.finish("TLS failed");
         };
-        if progress
-            .reset_payload
-            .is_some_and(|payload| payload.starts_with(&RESEND_WKC))
-        {
+        if progress.reset_payload.is_some_and(|payload| payload.starts_with(&RESEND_WKC)) {
             self.link.resend_wkc();
         }
         let Some(negotiation) = &mut self.negotiation else {
@@ -367,25 +326,13 @@ impl ClientSession {
         if let (Stage::Handshake, false) = (&negotiation.stage, negotiation.channel.tls().is_handshaking()) {
             let source = KeySource::client(self.rng.as_mut());
             let peer_info = peer_info(&self.config);
-            let cipher = self
-                .config
-                .params
-                .ciphers
-                .first()
-                .copied()
-                .unwrap_or(Cipher::Aes256Gcm);
+            let cipher = self.config.params.ciphers.first().copied().unwrap_or(Cipher::Aes256Gcm);
             let bits = cipher.key_len() * 8;
             let params = &self.config.params;
             let options =
                 message::options_string(Role::Client, params.tun_mtu, cipher.name(), bits, params.tls_auth);
             let Credentials { username, password } = self.config.credentials.clone();
-            let ours = ClientMessage {
-                source,
-                options,
-                username,
-                password,
-                peer_info,
-            };
+            let ours = ClientMessage { source, options, username, password, peer_info };
             negotiation.channel.send_bytes(&ours.encode());
             negotiation.stage = Stage::Method2 { client: ours.source };
         }
@@ -398,11 +345,8 @@ impl ClientSession {
         let Ok(server) = ServerMessage::parse(&progress.plaintext) else {
             return self.finish("malformed key method 2 message");
         };
-        let Some(Negotiation {
-            channel,
-            stage: Stage::Method2 { client },
-            started,
-        }) = self.negotiation.take()
+        let Some(Negotiation { channel, stage: Stage::Method2 { client }, started }) =
+            self.negotiation.take()
         else {
             return;
         };
@@ -422,8 +366,7 @@ impl ClientSession {
                 let key_id = channel.key_id();
                 let delay = self.config.params.promotion_delay();
                 self.timers.set(Timer::Promote, now.mono + delay);
-                self.timers
-                    .set(Timer::LameKey, started + self.config.params.transition_window);
+                self.timers.set(Timer::LameKey, started + self.config.params.transition_window);
                 let installed = self.install_key(&channel, &client, &server.source, agreed, now);
                 self.lame = self.current.replace(channel).map(|old| {
                     let id = old.key_id();
@@ -476,11 +419,7 @@ impl ClientSession {
         if more {
             return;
         }
-        let Phase::Pulling {
-            client,
-            server,
-            options,
-        } = core::mem::replace(&mut self.phase, Phase::Closed)
+        let Phase::Pulling { client, server, options } = core::mem::replace(&mut self.phase, Phase::Closed)
         else {
             return;
         };
@@ -497,16 +436,8 @@ impl ClientSession {
         self.phase = Phase::Established { agreed: pulled };
         self.timers.stop(Timer::PushRequest);
         let (peer_id, framing) = (pulled.peer_id, pulled.framing);
-        let options = options
-            .iter()
-            .map(Secret::expose)
-            .filter(|o| !o.starts_with("auth-token"))
-            .cloned();
-        self.events.push_back(ClientEvent::Connected {
-            options: options.collect(),
-            peer_id,
-            framing,
-        });
+        let options = options.iter().map(Secret::expose).filter(|o| !o.starts_with("auth-token")).cloned();
+        self.events.push_back(ClientEvent::Connected { options: options.collect(), peer_id, framing });
         let Some(channel) = self.current.take() else {
             return;
         };
@@ -522,8 +453,7 @@ impl ClientSession {
     fn take_token(&mut self, option: &str) {
         if let Some(token) = option.strip_prefix("auth-token ") {
             self.config.credentials.password = Secret::new(token.to_owned());
-            self.events
-                .push_back(ClientEvent::Credentials(self.config.credentials.clone()));
+            self.events.push_back(ClientEvent::Credentials(self.config.credentials.clone()));
         }
     }
 
@@ -536,11 +466,7 @@ impl ClientSession {
         now: Now,
     ) -> bool {
         let material = if agreed.exporter {
-            channel
-                .tls()
-                .export(EXPORT_DATA_KEYS)
-                .ok()
-                .map(|bytes| KeyMaterial::new(*bytes.expose()))
+            channel.tls().export(EXPORT_DATA_KEYS).ok().map(|bytes| KeyMaterial::new(*bytes.expose()))
         } else {
             let remote = self.link.remote();
             remote.and_then(|remote| KeyMaterial::from_prf(client, server, self.link.local(), remote))

@@ -51,16 +51,7 @@ impl Link {
         source: Option<StaticKey>,
         max_packet: usize,
     ) -> Self {
-        Self {
-            local,
-            remote,
-            wrap,
-            renegotiation: None,
-            source,
-            wkc: None,
-            resend_wkc: false,
-            max_packet,
-        }
+        Self { local, remote, wrap, renegotiation: None, source, wkc: None, resend_wkc: false, max_packet }
     }
 
     pub(super) const fn local(&self) -> SessionId {
@@ -125,21 +116,12 @@ impl Link {
         }
         wrapper.accept(&opened, now)?;
         let (op, from) = (header.op, header.session_id);
-        Ok(Packet {
-            op,
-            from,
-            acks: tail.acks,
-            message_id: tail.message_id,
-            payload: tail.payload.to_vec(),
-        })
+        Ok(Packet { op, from, acks: tail.acks, message_id: tail.message_id, payload: tail.payload.to_vec() })
     }
 
     /// Builds a packet. `None` only when packet ids are used up.
     pub(super) fn seal(&mut self, opcode: Opcode, key_id: KeyId, tail: &Tail<'_>) -> Option<Vec<u8>> {
-        let header = Header {
-            op: OpcodeByte { opcode, key_id },
-            session_id: self.local,
-        };
+        let header = Header { op: OpcodeByte { opcode, key_id }, session_id: self.local };
         let mut packet = self.wrapper(key_id).seal(&header, tail)?;
         if opcode.carries_wkc() {
             packet.extend_from_slice(self.wkc.as_deref()?);
@@ -156,11 +138,7 @@ impl Link {
     pub(super) fn opcode_and_room(&mut self, key_id: KeyId, id: Option<MessageId>) -> (Opcode, usize) {
         let max = self.max_packet;
         let first_message = key_id == KeyId::FIRST && id == Some(MessageId(1));
-        let wkc = self
-            .wkc
-            .as_ref()
-            .filter(|_| self.resend_wkc && first_message)
-            .map(Vec::len);
+        let wkc = self.wkc.as_ref().filter(|_| self.resend_wkc && first_message).map(Vec::len);
         let room = self.wrapper(key_id).payload_room(max, PIGGYBACK);
         match wkc {
             Some(len) => (Opcode::ControlWkc, room.saturating_sub(len)),

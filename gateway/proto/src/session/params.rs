@@ -42,10 +42,7 @@ pub struct Renegotiate {
 impl Renegotiate {
     /// OpenVPN's default spread for servers: 90 to 100 percent.
     pub fn spread(max: Duration) -> Self {
-        Self {
-            max,
-            min: max.mul_f32(0.9),
-        }
+        Self { max, min: max.mul_f32(0.9) }
     }
 }
 

@@ -61,11 +61,7 @@ enum Phase {
     /// Logged in; address and options are being found.
     Connecting { attempt: Attempt },
     /// Data flows.
-    Established {
-        agreed: Agreed,
-        push: Vec<Secret<String>>,
-        pushed_at: Option<Instant>,
-    },
+    Established { agreed: Agreed, push: Vec<Secret<String>>, pushed_at: Option<Instant> },
     /// The last message is being delivered.
     Closing,
     /// Nothing is left to do.
@@ -181,13 +177,7 @@ impl ServerSession {
         let channel = if opening.by_cookie {
             Channel::after_cookie(KeyId::FIRST, connection, params.tls_timeout)
         } else {
-            Channel::open(
-                KeyId::FIRST,
-                Opcode::HardResetServerV2,
-                connection,
-                params.tls_timeout,
-                now.mono,
-            )
+            Channel::open(KeyId::FIRST, Opcode::HardResetServerV2, connection, params.tls_timeout, now.mono)
         };
         let mut timers = TimerTable::default();
         timers.set(Timer::Handshake, now.mono + params.handshake_window);
@@ -200,11 +190,7 @@ impl ServerSession {
             identity: None,
             push_requested: false,
             attempts: 0,
-            negotiation: Some(Negotiation {
-                channel,
-                stage: Stage::Handshake,
-                started: now.mono,
-            }),
+            negotiation: Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono }),
             current: None,
             lame: None,
             lame_keys: Vec::new(),
@@ -297,10 +283,7 @@ impl ServerSession {
             // A replay or a malformed packet here is the client's loss: it sends again.
             let _ = self.handle_datagram(Datagram(&first), now);
         } else {
-            self.finish(
-                CloseReason::Ordered("tls-crypt-v2 client key refused".into()),
-                now,
-            );
+            self.finish(CloseReason::Ordered("tls-crypt-v2 client key refused".into()), now);
             self.phase = Phase::Closed;
         }
     }
@@ -348,21 +331,14 @@ impl ServerSession {
         let agreed = match agree(&self.params, identity, push.ciphers.as_deref()) {
             Ok(agreed) => agreed,
             Err(reason) => {
-                self.close(
-                    Close::AuthFailed(AuthFailure::Denied(Some(reason.to_owned()))),
-                    now,
-                );
+                self.close(Close::AuthFailed(AuthFailure::Denied(Some(reason.to_owned()))), now);
                 return None;
             }
         };
         identity.token_user.clone_from(&push.auth_token_user);
         let wants_push = self.push_requested || identity.peer_info.can(iv_proto::REQUEST_PUSH);
         let options = push_options(&self.params, identity, agreed, &push);
-        self.phase = Phase::Established {
-            agreed,
-            push: options,
-            pushed_at: None,
-        };
+        self.phase = Phase::Established { agreed, push: options, pushed_at: None };
         self.timers.stop(Timer::Login);
         self.generate_keys(agreed, now);
         if wants_push {
@@ -383,15 +359,12 @@ impl ServerSession {
     /// Ends the session: data stops at once, the message (if any) is still delivered. Ending it again changes nothing
     /// and never extends its life.
     pub fn close(&mut self, how: Close, now: Now) {
-        let understands_temp = self
-            .identity
-            .as_ref()
-            .is_some_and(|id| id.peer_info.can(iv_proto::AUTH_FAIL_TEMP));
+        let understands_temp =
+            self.identity.as_ref().is_some_and(|id| id.peer_info.can(iv_proto::AUTH_FAIL_TEMP));
         let (text, reason) = match how {
-            Close::AuthFailed(failure) => (
-                failure.message(understands_temp),
-                CloseReason::AuthFailed(failure),
-            ),
+            Close::AuthFailed(failure) => {
+                (failure.message(understands_temp), CloseReason::AuthFailed(failure))
+            }
             Close::Restart(text) => (Some(message::restart(&text)), CloseReason::Ordered(text)),
             Close::Halt(text) => (Some(format!("HALT,{text}")), CloseReason::Ordered(text)),
             Close::Silent(text) => (None, CloseReason::Ordered(text.to_owned())),
@@ -399,11 +372,7 @@ impl ServerSession {
         if matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
-        let channel = match self
-            .negotiation
-            .as_mut()
-            .filter(|n| !matches!(n.stage, Stage::Handshake))
-        {
+        let channel = match self.negotiation.as_mut().filter(|n| !matches!(n.stage, Stage::Handshake)) {
             Some(negotiation) => Some(&mut negotiation.channel),
             None => self.current.as_mut(),
         };
@@ -458,25 +427,14 @@ impl ServerSession {
 
     /// When [`ServerSession::handle_timeout`] is to be called, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let channels = self
-            .negotiation
-            .iter()
-            .map(|n| &n.channel)
-            .chain(&self.current)
-            .chain(&self.lame);
-        let resend = channels
-            .filter_map(Channel::next_due)
-            .min()
-            .map(|at| (at, "retransmission"));
+        let channels = self.negotiation.iter().map(|n| &n.channel).chain(&self.current).chain(&self.lame);
+        let resend = channels.filter_map(Channel::next_due).min().map(|at| (at, "retransmission"));
         self.timers.next().into_iter().chain(resend).min()
     }
 
     fn is_key_in_use(&self, key_id: KeyId) -> bool {
         self.lame_keys.contains(&key_id)
-            || self
-                .current
-                .as_ref()
-                .is_some_and(|current| current.key_id() == key_id)
+            || self.current.as_ref().is_some_and(|current| current.key_id() == key_id)
     }
 
     /// Any key-id that is not in use: a peer whose last attempt got lost may be an id ahead of us.
@@ -501,22 +459,13 @@ impl ServerSession {
 
     fn open_renegotiation(&mut self, key_id: KeyId, now: Now) {
         self.last_key_id = key_id;
-        for timer in [
-            Timer::Promote,
-            Timer::LameChannel,
-            Timer::LameKey,
-            Timer::Renegotiate,
-        ] {
+        for timer in [Timer::Promote, Timer::LameChannel, Timer::LameKey, Timer::Renegotiate] {
             self.timers.stop(timer);
         }
         // A client that has the current key keeps that and the next one: ours must not seal with an older one any longer.
         // One that never heard the end of the last negotiation goes on with the key before it, and so do we.
         if self.confirmed {
-            self.events.extend(
-                self.current
-                    .as_ref()
-                    .map(|current| Event::PromoteKey(current.key_id())),
-            );
+            self.events.extend(self.current.as_ref().map(|current| Event::PromoteKey(current.key_id())));
             self.retire_lame_keys();
             self.lame = None;
         }
@@ -524,13 +473,8 @@ impl ServerSession {
             Ok(tls) => {
                 let channel =
                     Channel::open(key_id, Opcode::SoftReset, tls, self.params.tls_timeout, now.mono);
-                self.negotiation = Some(Negotiation {
-                    channel,
-                    stage: Stage::Handshake,
-                    started: now.mono,
-                });
-                self.timers
-                    .set(Timer::Handshake, now.mono + self.params.handshake_window);
+                self.negotiation = Some(Negotiation { channel, stage: Stage::Handshake, started: now.mono });
+                self.timers.set(Timer::Handshake, now.mono + self.params.handshake_window);
             }
             Err(error) => self.finish(CloseReason::Tls(error), now),
         }
@@ -573,20 +517,12 @@ impl ServerSession {
             cipher.key_len() * 8,
             self.params.tls_auth,
         );
-        let reply = ServerMessage {
-            source: server,
-            options,
-        };
+        let reply = ServerMessage { source: server, options };
         negotiation.channel.send_bytes(&reply.encode());
         self.attempts = self.attempts.saturating_add(1);
         let attempt = Attempt(self.attempts);
-        negotiation.stage = Stage::Login {
-            attempt,
-            sources: Sources {
-                client: client.source,
-                server: reply.source,
-            },
-        };
+        negotiation.stage =
+            Stage::Login { attempt, sources: Sources { client: client.source, server: reply.source } };
         self.timers.stop(Timer::Handshake);
         self.timers.set(Timer::Login, now.mono + LOGIN_LIMIT);
         let certificates = negotiation.channel.tls().peer_certificates();
@@ -614,10 +550,7 @@ impl ServerSession {
             }
             Some(first) => {
                 let same_user = request.username == first.username
-                    || first
-                        .token_user
-                        .as_ref()
-                        .is_some_and(|name| *name == request.username);
+                    || first.token_user.as_ref().is_some_and(|name| *name == request.username);
                 if !same_user || certificate != first.certificate {
                     let text = "user name or certificate changed during the session";
                     return self.close(Close::AuthFailed(AuthFailure::Denied(Some(text.into()))), now);
@@ -634,17 +567,11 @@ impl ServerSession {
         // The client reads our refusal only behind our own key-method-2 message.
         if let Some(negotiation) = &mut self.negotiation {
             let source = KeySource::server(self.rng.as_mut());
-            let reply = ServerMessage {
-                source,
-                options: String::from("V4"),
-            };
+            let reply = ServerMessage { source, options: String::from("V4") };
             negotiation.channel.send_bytes(&reply.encode());
             negotiation.channel.send_message(&format!("AUTH_FAILED,{error}"));
         }
-        self.finish(
-            CloseReason::AuthFailed(AuthFailure::Denied(Some(error.to_string()))),
-            now,
-        );
+        self.finish(CloseReason::AuthFailed(AuthFailure::Denied(Some(error.to_string()))), now);
     }
 
     fn handle_messages(&mut self, messages: &[Secret<String>], now: Now) {
@@ -677,11 +604,8 @@ impl ServerSession {
 
     /// Turns an accepted negotiation into the current one.
     fn generate_keys(&mut self, agreed: Agreed, now: Now) {
-        let Some(Negotiation {
-            channel,
-            stage: Stage::Accepted { sources },
-            started,
-        }) = self.negotiation.take()
+        let Some(Negotiation { channel, stage: Stage::Accepted { sources }, started }) =
+            self.negotiation.take()
         else {
             return;
         };
@@ -703,14 +627,9 @@ impl ServerSession {
             }
             self.lame_keys.push(old.key_id());
             self.lame = Some(old);
-            self.timers.set(
-                Timer::LameChannel,
-                now.mono + LAME_CHANNEL.min(self.params.transition_window),
-            );
-            self.timers
-                .set(Timer::LameKey, started + self.params.transition_window);
-            self.timers
-                .set(Timer::Promote, now.mono + self.params.promotion_delay());
+            self.timers.set(Timer::LameChannel, now.mono + LAME_CHANNEL.min(self.params.transition_window));
+            self.timers.set(Timer::LameKey, started + self.params.transition_window);
+            self.timers.set(Timer::Promote, now.mono + self.params.promotion_delay());
         }
         if let Some(every) = self.params.renegotiate_after {
             let spread = every.max.saturating_sub(every.min).as_millis() as u64;
@@ -729,14 +648,8 @@ impl ServerSession {
                     .ok_or_else(unusable)?
             }
         };
-        DataKey::new(
-            channel.key_id(),
-            &material,
-            Role::Server,
-            agreed.cipher,
-            self.params.replay_window,
-        )
-        .ok_or_else(unusable)
+        DataKey::new(channel.key_id(), &material, Role::Server, agreed.cipher, self.params.replay_window)
+            .ok_or_else(unusable)
     }
 
     fn handshake_timeout(&mut self, now: Now) {
@@ -745,8 +658,7 @@ impl ServerSession {
         }
         // A renegotiation that got lost harms nobody yet: the running key is still good. Try again.
         self.negotiation = None;
-        self.timers
-            .set(Timer::Renegotiate, now.mono + self.params.handshake_window);
+        self.timers.set(Timer::Renegotiate, now.mono + self.params.handshake_window);
     }
 
     fn finish_silently(&mut self, reason: CloseReason, now: Now) {
@@ -815,11 +727,7 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
         .ok_or("Data channel cipher negotiation failed (no shared cipher)")?;
     Ok(Agreed {
         cipher,
-        derivation: if exporter {
-            Derivation::Exporter
-        } else {
-            Derivation::Prf
-        },
+        derivation: if exporter { Derivation::Exporter } else { Derivation::Prf },
         framing: framing(client),
         // Both are announced by the same pushed option.
         dynamic_tls_crypt: info.can(iv_proto::DYN_TLS_CRYPT | iv_proto::CC_EXIT_NOTIFY),
@@ -829,11 +737,7 @@ fn agree(params: &SessionParams, client: &Identity, own: Option<&[Cipher]>) -> R
 /// Clients that know stub-v2 need no framing for IP packets; older ones that insist get the uncompressed stub.
 fn framing(client: &Identity) -> Framing {
     let stub_v2 = client.peer_info.value("IV_COMP_STUBv2") == Some("1");
-    if client.uses_compression && !stub_v2 {
-        Framing::Stub
-    } else {
-        Framing::Plain
-    }
+    if client.uses_compression && !stub_v2 { Framing::Stub } else { Framing::Plain }
 }
 
 /// The parts of the PUSH_REPLY, in OpenVPN's order: common options, then those of this client.
@@ -894,18 +798,12 @@ fn push_options(
 
 /// The cipher in a client's options string, if it is one that we speak.
 fn offered_cipher(options: &str) -> Option<Cipher> {
-    options
-        .split(',')
-        .find_map(|option| option.strip_prefix("cipher "))
-        .and_then(Cipher::from_name)
+    options.split(',').find_map(|option| option.strip_prefix("cipher ")).and_then(Cipher::from_name)
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
-    for (to, from) in out
-        .iter_mut()
-        .zip(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
-    {
+    for (to, from) in out.iter_mut().zip(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()) {
         *to = *from;
     }
     out

@@ -73,19 +73,14 @@ impl TimerTable {
 
     /// One timer that is over by `now`, stopped. The order of [`Timer`] decides among several.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Timer> {
-        let timer = Timer::ALL
-            .into_iter()
-            .find(|timer| self.at(*timer).is_some_and(|at| at <= now))?;
+        let timer = Timer::ALL.into_iter().find(|timer| self.at(*timer).is_some_and(|at| at <= now))?;
         self.stop(timer);
         Some(timer)
     }
 
     /// The next deadline and what it is for.
     pub(super) fn next(&self) -> Option<(Instant, &'static str)> {
-        Timer::ALL
-            .into_iter()
-            .filter_map(|timer| Some((self.at(timer)?, timer.reason())))
-            .min()
+        Timer::ALL.into_iter().filter_map(|timer| Some((self.at(timer)?, timer.reason()))).min()
     }
 
     fn at(&self, timer: Timer) -> Option<Instant> {

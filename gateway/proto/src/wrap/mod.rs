@@ -52,10 +52,7 @@ impl PacketStamp {
 
     const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         let both = u64::from_be_bytes(bytes);
-        Self {
-            id: (both >> 32) as u32,
-            time: both as u32,
-        }
+        Self { id: (both >> 32) as u32, time: both as u32 }
     }
 
     /// Whether a tls-crypt-v2 client announces that it can resend its WKc.
@@ -146,11 +143,7 @@ impl WrapKey {
     pub fn open<'a>(&self, datagram: Datagram<'a>) -> Result<Opened<'a>, WrapError> {
         let (header, rest) = Header::parse(datagram.0)?;
         match self {
-            Self::None => Ok(Opened {
-                header,
-                stamp: None,
-                tail: rest.into(),
-            }),
+            Self::None => Ok(Opened { header, stamp: None, tail: rest.into() }),
             Self::TlsAuth(key) => key.open(header, rest),
             Self::TlsCrypt(key) => key.open(header, rest),
         }
@@ -189,13 +182,7 @@ impl Wrapper {
     /// Starts counting at `first_id` (1, unless stateless packets were sent before).
     pub fn new(key: Arc<WrapKey>, first_id: u32, wall: UnixTime) -> Self {
         let window = Window::new(REPLAY_WINDOW, REPLAY_EXPIRY);
-        Self {
-            key,
-            next_id: first_id,
-            time: wall.net_time(),
-            recv_time: 0,
-            window,
-        }
+        Self { key, next_id: first_id, time: wall.net_time(), recv_time: 0, window }
     }
 
     /// A tls-crypt-v2 client's counter: its ids announce that it can resend the WKc.
@@ -219,18 +206,12 @@ impl Wrapper {
             self.recv_time = stamp.time;
             self.window = Window::new(REPLAY_WINDOW, REPLAY_EXPIRY);
         }
-        self.window
-            .commit(stamp.id, now)
-            .map(|_| ())
-            .map_err(|_| WrapError::Replayed)
+        self.window.commit(stamp.id, now).map(|_| ()).map_err(|_| WrapError::Replayed)
     }
 
     /// Builds the next packet. `None` when ids are used up or the tail is inconsistent.
     pub fn seal(&mut self, header: &Header, tail: &Tail<'_>) -> Option<Vec<u8>> {
-        let stamp = PacketStamp {
-            id: self.next_id,
-            time: self.time,
-        };
+        let stamp = PacketStamp { id: self.next_id, time: self.time };
         let packet = self.key.seal(header, stamp, tail)?;
         self.next_id = self.next_id.checked_add(1)?;
         Some(packet)
@@ -246,12 +227,7 @@ impl Wrapper {
 pub fn reset_reply_tail(client: SessionId, payload: &[u8]) -> Tail<'_> {
     let mut acks = Acks::NONE;
     acks.push(MessageId::RESET);
-    Tail {
-        acks,
-        remote_session_id: Some(client),
-        message_id: Some(MessageId::RESET),
-        payload,
-    }
+    Tail { acks, remote_session_id: Some(client), message_id: Some(MessageId::RESET), payload }
 }
 
 #[cfg(test)]
@@ -294,19 +270,13 @@ mod tests {
 
     fn header() -> Header {
         Header {
-            op: OpcodeByte {
-                opcode: Opcode::Control,
-                key_id: KeyId::FIRST,
-            },
+            op: OpcodeByte { opcode: Opcode::Control, key_id: KeyId::FIRST },
             session_id: SessionId([1; 8]),
         }
     }
 
     fn tail(payload: &[u8]) -> Tail<'_> {
-        Tail {
-            message_id: Some(MessageId(4)),
-            ..reset_reply_tail(SessionId([2; 8]), payload)
-        }
+        Tail { message_id: Some(MessageId(4)), ..reset_reply_tail(SessionId([2; 8]), payload) }
     }
 
     #[test]
@@ -333,17 +303,11 @@ mod tests {
             if matches!(server, WrapKey::None) {
                 continue;
             }
-            let packet = Wrapper::new(Arc::new(server), 1, WALL)
-                .seal(&header(), &tail(b"hello"))
-                .unwrap();
+            let packet = Wrapper::new(Arc::new(server), 1, WALL).seal(&header(), &tail(b"hello")).unwrap();
             for bit in 0..packet.len() * 8 {
                 let mut bad = packet.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
-                assert!(
-                    client.open(Datagram(&bad)).is_err(),
-                    "{} bit {bit}",
-                    client.name()
-                );
+                assert!(client.open(Datagram(&bad)).is_err(), "{} bit {bit}", client.name());
             }
             for len in 0..packet.len() {
                 assert!(client.open(Datagram(&packet[..len])).is_err());
@@ -355,9 +319,7 @@ mod tests {
     fn own_packets_reflected_are_refused_where_directions_differ() {
         let key = static_key();
         let server = WrapKey::TlsCrypt(TlsCryptKey::new(&key, KeyDirection::Normal).unwrap());
-        let packet = server
-            .seal(&header(), PacketStamp { id: 1, time: 1 }, &tail(b""))
-            .unwrap();
+        let packet = server.seal(&header(), PacketStamp { id: 1, time: 1 }, &tail(b"")).unwrap();
         assert_eq!(server.open(Datagram(&packet)).unwrap_err(), WrapError::BadMac);
     }
 
@@ -367,9 +329,7 @@ mod tests {
         let (server, mut rx) = (Arc::new(server), Wrapper::new(Arc::new(client), 1, WALL));
         let key = Arc::clone(rx.key());
         let mut accept = |id, time| {
-            let packet = server
-                .seal(&header(), PacketStamp { id, time }, &tail(b""))
-                .unwrap();
+            let packet = server.seal(&header(), PacketStamp { id, time }, &tail(b"")).unwrap();
             rx.accept(&key.open(Datagram(&packet)).unwrap(), T0)
         };
         assert_eq!(accept(5, 100), Ok(()));

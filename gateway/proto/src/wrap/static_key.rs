@@ -64,10 +64,7 @@ impl Half<'_> {
 
     fn part(&self, offset: usize, n: usize) -> &[u8] {
         let start = self.index.saturating_mul(128).saturating_add(offset);
-        self.key
-            .bytes()
-            .get(start..start.saturating_add(n.min(64)))
-            .unwrap_or(&[])
+        self.key.bytes().get(start..start.saturating_add(n.min(64))).unwrap_or(&[])
     }
 }
 
@@ -169,17 +166,8 @@ mod tests {
         let text = StaticKey::new([7; 256]).to_text();
         let text = text.expose();
         assert_eq!(StaticKey::parse("").unwrap_err(), StaticKeyError::NoBlock);
-        assert_eq!(
-            StaticKey::parse(&text.replace("07", "xx")).unwrap_err(),
-            StaticKeyError::NotHex
-        );
-        assert_eq!(
-            StaticKey::parse(&text.replacen("07", "", 1)).unwrap_err(),
-            StaticKeyError::Length(255)
-        );
-        assert_eq!(
-            StaticKey::parse(&text.replace("-----END", "")).unwrap_err(),
-            StaticKeyError::NoBlock
-        );
+        assert_eq!(StaticKey::parse(&text.replace("07", "xx")).unwrap_err(), StaticKeyError::NotHex);
+        assert_eq!(StaticKey::parse(&text.replacen("07", "", 1)).unwrap_err(), StaticKeyError::Length(255));
+        assert_eq!(StaticKey::parse(&text.replace("-----END", "")).unwrap_err(), StaticKeyError::NoBlock);
     }
 }

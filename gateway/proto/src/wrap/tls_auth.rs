@@ -50,12 +50,8 @@ impl TlsAuthKey {
     }
 
     pub(super) fn open<'a>(&self, header: Header, rest: &'a [u8]) -> Result<Opened<'a>, WrapError> {
-        let (mac, rest) = rest
-            .split_at_checked(self.digest.mac_len())
-            .ok_or(WrapError::TooShort)?;
-        let (stamp, tail) = rest
-            .split_first_chunk::<{ PacketStamp::LEN }>()
-            .ok_or(WrapError::TooShort)?;
+        let (mac, rest) = rest.split_at_checked(self.digest.mac_len()).ok_or(WrapError::TooShort)?;
+        let (stamp, tail) = rest.split_first_chunk::<{ PacketStamp::LEN }>().ok_or(WrapError::TooShort)?;
         let mut signed = hmac::Context::with_key(&self.recv);
         signed.update(stamp);
         signed.update(&header.to_bytes());
@@ -63,11 +59,7 @@ impl TlsAuthKey {
         // ring compares in constant time only through `verify`, which wants one message; compare the tags ourselves.
         use subtle::ConstantTimeEq as _;
         if bool::from(signed.sign().as_ref().ct_eq(mac)) {
-            Ok(Opened {
-                header,
-                stamp: Some(PacketStamp::from_bytes(*stamp)),
-                tail: tail.into(),
-            })
+            Ok(Opened { header, stamp: Some(PacketStamp::from_bytes(*stamp)), tail: tail.into() })
         } else {
             Err(WrapError::BadMac)
         }

@@ -44,11 +44,7 @@ impl SivKey {
     /// Decrypts `text` in place; on a wrong tag the buffer holds garbage and must not be used.
     pub(super) fn open(&self, ad: &[&[u8]], tag: &[u8; TAG_LEN], text: &mut [u8]) -> Result<(), WrapError> {
         self.apply_keystream(tag, text);
-        if bool::from(self.tag(ad, text).ct_eq(tag)) {
-            Ok(())
-        } else {
-            Err(WrapError::BadMac)
-        }
+        if bool::from(self.tag(ad, text).ct_eq(tag)) { Ok(()) } else { Err(WrapError::BadMac) }
     }
 
     fn tag(&self, ad: &[&[u8]], plain: &[u8]) -> [u8; TAG_LEN] {
@@ -109,16 +105,10 @@ impl TlsCryptKey {
     }
 
     pub(super) fn open(&self, header: Header, rest: &[u8]) -> Result<Opened<'static>, WrapError> {
-        let (stamp, rest) = rest
-            .split_first_chunk::<{ PacketStamp::LEN }>()
-            .ok_or(WrapError::TooShort)?;
+        let (stamp, rest) = rest.split_first_chunk::<{ PacketStamp::LEN }>().ok_or(WrapError::TooShort)?;
         let (tag, text) = rest.split_first_chunk::<TAG_LEN>().ok_or(WrapError::TooShort)?;
         let mut text = text.to_vec();
         self.recv.open(&[&header.to_bytes(), stamp], tag, &mut text)?;
-        Ok(Opened {
-            header,
-            stamp: Some(PacketStamp::from_bytes(*stamp)),
-            tail: text.into(),
-        })
+        Ok(Opened { header, stamp: Some(PacketStamp::from_bytes(*stamp)), tail: text.into() })
     }
 }

@@ -60,10 +60,9 @@ impl Metadata {
         match bytes.split_first() {
             None => Self::None,
             Some((0, rest)) => Self::User(rest.to_vec()),
-            Some((1, rest)) => rest.try_into().map_or_else(
-                |_| Self::Unknown(1, rest.to_vec()),
-                |t| Self::Timestamp(i64::from_be_bytes(t)),
-            ),
+            Some((1, rest)) => rest
+                .try_into()
+                .map_or_else(|_| Self::Unknown(1, rest.to_vec()), |t| Self::Timestamp(i64::from_be_bytes(t))),
             Some((n, rest)) => Self::Unknown(*n, rest.to_vec()),
         }
     }
@@ -119,10 +118,7 @@ impl ServerKey {
         let length = V2KeyError::Length(SERVER_KEY_LEN);
         let cipher = raw.get(..32).ok_or(length)?;
         let mac = raw.get(64..96).ok_or(length)?;
-        Ok(Self {
-            siv: SivKey::new(cipher, mac).ok_or(length)?,
-            raw: Secret::new(raw),
-        })
+        Ok(Self { siv: SivKey::new(cipher, mac).ok_or(length)?, raw: Secret::new(raw) })
     }
 
     /// Reads the file that `openvpn --genkey tls-crypt-v2-server` writes.
@@ -131,10 +127,7 @@ impl ServerKey {
             return Err(V2KeyError::ClientKeyGiven);
         }
         let bytes = pem::decode(text, SERVER_LABEL).ok_or(V2KeyError::NoBlock(SERVER_LABEL))?;
-        let raw = bytes
-            .as_slice()
-            .try_into()
-            .map_err(|_| V2KeyError::Length(bytes.len()))?;
+        let raw = bytes.as_slice().try_into().map_err(|_| V2KeyError::Length(bytes.len()))?;
         Self::new(raw)
     }
 
@@ -170,13 +163,8 @@ impl ServerKey {
         let (text, len) = rest.split_last_chunk::<2>().ok_or(WrapError::BadWkc)?;
         let mut text = Zeroizing::new(text.to_vec());
         self.siv.open(&[len], tag, &mut text)?;
-        let (key, metadata) = text
-            .split_first_chunk::<{ StaticKey::LEN }>()
-            .ok_or(WrapError::BadWkc)?;
-        Ok(ClientKey {
-            key: StaticKey::new(*key),
-            metadata: Metadata::parse(metadata),
-        })
+        let (key, metadata) = text.split_first_chunk::<{ StaticKey::LEN }>().ok_or(WrapError::BadWkc)?;
+        Ok(ClientKey { key: StaticKey::new(*key), metadata: Metadata::parse(metadata) })
     }
 }
 
@@ -204,16 +192,12 @@ impl ClientKeyFile {
     /// Reads the file that `openvpn --genkey tls-crypt-v2-client` writes.
     pub fn parse(text: &str) -> Result<Self, V2KeyError> {
         let bytes = pem::decode(text, CLIENT_LABEL).ok_or(V2KeyError::NoBlock(CLIENT_LABEL))?;
-        let (key, wkc) = bytes
-            .split_first_chunk::<{ StaticKey::LEN }>()
-            .ok_or(V2KeyError::Length(bytes.len()))?;
+        let (key, wkc) =
+            bytes.split_first_chunk::<{ StaticKey::LEN }>().ok_or(V2KeyError::Length(bytes.len()))?;
         if !(MIN_WKC..=MAX_WKC).contains(&wkc.len()) {
             return Err(V2KeyError::Length(bytes.len()));
         }
-        Ok(Self {
-            key: StaticKey::new(*key),
-            wkc: wkc.to_vec(),
-        })
+        Ok(Self { key: StaticKey::new(*key), wkc: wkc.to_vec() })
     }
 
     /// The text form, as `openvpn --genkey tls-crypt-v2-client` writes it.
@@ -265,23 +249,10 @@ mod tests {
     #[test]
     fn every_wrong_length_and_every_flipped_byte_is_refused() {
         let server = server();
-        let wkc = server
-            .wrap(&StaticKey::new([1; 256]), &Metadata::Timestamp(5))
-            .unwrap();
-        for len in [
-            0u16,
-            1,
-            2,
-            33,
-            34,
-            289,
-            290,
-            1025,
-            0x7fff,
-            0xffff,
-            wkc.len() as u16 - 1,
-            wkc.len() as u16 + 1,
-        ] {
+        let wkc = server.wrap(&StaticKey::new([1; 256]), &Metadata::Timestamp(5)).unwrap();
+        for len in
+            [0u16, 1, 2, 33, 34, 289, 290, 1025, 0x7fff, 0xffff, wkc.len() as u16 - 1, wkc.len() as u16 + 1]
+        {
             let mut datagram = vec![0x50; 14];
             datagram.extend_from_slice(&wkc);
             let at = datagram.len() - 2;
@@ -305,20 +276,11 @@ mod tests {
         let again = ServerKey::parse(text.expose()).unwrap();
         assert_eq!(again.raw.expose(), server.raw.expose());
         let key = StaticKey::new([3; 256]);
-        let file = ClientKeyFile {
-            wkc: server.wrap(&key, &Metadata::None).unwrap(),
-            key,
-        };
+        let file = ClientKeyFile { wkc: server.wrap(&key, &Metadata::None).unwrap(), key };
         let text = file.to_text();
         let parsed = ClientKeyFile::parse(text.expose()).unwrap();
         assert_eq!(parsed.wkc, file.wkc);
-        assert_eq!(
-            ServerKey::parse(text.expose()).unwrap_err(),
-            V2KeyError::ClientKeyGiven
-        );
-        assert_eq!(
-            ServerKey::parse("x").unwrap_err(),
-            V2KeyError::NoBlock(SERVER_LABEL)
-        );
+        assert_eq!(ServerKey::parse(text.expose()).unwrap_err(), V2KeyError::ClientKeyGiven);
+        assert_eq!(ServerKey::parse("x").unwrap_err(), V2KeyError::NoBlock(SERVER_LABEL));
     }
 }

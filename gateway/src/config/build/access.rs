@@ -24,10 +24,7 @@ fn command(draft: &Draft, d: &Directive) -> Result<HookCommand, Diagnostic> {
             );
         }
     }
-    Ok(HookCommand {
-        argv,
-        place: d.place.clone(),
-    })
+    Ok(HookCommand { argv, place: d.place.clone() })
 }
 
 pub(crate) fn verify_client_cert(draft: &mut Draft, d: &Directive) -> Outcome {
@@ -36,19 +33,14 @@ pub(crate) fn verify_client_cert(draft: &mut Draft, d: &Directive) -> Outcome {
         ("optional", CertificatePolicy::Optional),
         ("require", CertificatePolicy::Require),
     ];
-    draft.config.auth.certificates = if d.args.is_empty() {
-        CertificatePolicy::Require
-    } else {
-        word(d, 0, &policies)?
-    };
+    draft.config.auth.certificates =
+        if d.args.is_empty() { CertificatePolicy::Require } else { word(d, 0, &policies)? };
     Ok(Effect::Honoured)
 }
 
 pub(crate) fn client_cert_not_required(draft: &mut Draft, _: &Directive) -> Outcome {
     draft.config.auth.certificates = CertificatePolicy::None;
-    Ok(Effect::Noted(
-        "taken as 'verify-client-cert none', its name since OpenVPN 2.4".to_owned(),
-    ))
+    Ok(Effect::Noted("taken as 'verify-client-cert none', its name since OpenVPN 2.4".to_owned()))
 }
 
 pub(crate) fn username_as_common_name(draft: &mut Draft, _: &Directive) -> Outcome {
@@ -79,27 +71,15 @@ pub(crate) fn script_security(draft: &mut Draft, d: &Directive) -> Outcome {
         ("3", ScriptSecurity::Passwords),
     ];
     if d.args.len() > 1 {
-        return Err(
-            bad(d, 1, "how programs are run cannot be chosen since OpenVPN 2.3").hint("leave it out"),
-        );
+        return Err(bad(d, 1, "how programs are run cannot be chosen since OpenVPN 2.3").hint("leave it out"));
     }
     draft.config.hooks.script_security = word(d, 0, &levels)?;
     Ok(Effect::Honoured)
 }
 
 pub(crate) fn auth_user_pass_verify(draft: &mut Draft, d: &Directive) -> Outcome {
-    let via = word(
-        d,
-        1,
-        &[
-            ("via-env", CredentialsVia::Env),
-            ("via-file", CredentialsVia::File),
-        ],
-    )?;
-    draft.config.hooks.auth_user_pass_verify = Some(AuthHook {
-        command: command(draft, d)?,
-        via,
-    });
+    let via = word(d, 1, &[("via-env", CredentialsVia::Env), ("via-file", CredentialsVia::File)])?;
+    draft.config.hooks.auth_user_pass_verify = Some(AuthHook { command: command(draft, d)?, via });
     Ok(Effect::Honoured)
 }
 
@@ -139,26 +119,17 @@ pub(crate) fn setenv_safe(draft: &mut Draft, d: &Directive) -> Outcome {
 
 fn variable(draft: &mut Draft, d: &Directive, name: &str) -> Outcome {
     if name == "FORWARD_COMPATIBLE" {
-        return Ok(Effect::Noted(
-            "directives that nobody knows are left out instead of refused".to_owned(),
-        ));
+        return Ok(Effect::Noted("directives that nobody knows are left out instead of refused".to_owned()));
     }
     let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(bad(
-            d,
-            0,
-            format!("'{name}' is not the name of a variable (letters, digits, '_')"),
-        ));
+        return Err(bad(d, 0, format!("'{name}' is not the name of a variable (letters, digits, '_')")));
     }
     if draft.config.hooks.setenv.len() >= MAX_VARIABLES {
         return Err(bad(d, 0, format!("more than {MAX_VARIABLES} variables")));
     }
     let value = d.arg(1).unwrap_or_default().to_owned();
-    draft.config.hooks.setenv.push(Variable {
-        name: name.to_owned(),
-        value,
-    });
+    draft.config.hooks.setenv.push(Variable { name: name.to_owned(), value });
     Ok(Effect::Honoured)
 }
 

@@ -51,10 +51,7 @@ impl Draft {
     }
 
     fn pushes(&self, name: &str) -> bool {
-        self.config
-            .push
-            .iter()
-            .any(|option| option.split_whitespace().next() == Some(name))
+        self.config.push.iter().any(|option| option.split_whitespace().next() == Some(name))
     }
 
     fn place_of(&self, name: &str) -> Place {
@@ -71,11 +68,7 @@ fn mode(draft: &mut Draft) {
 }
 
 fn network4(draft: &mut Draft) {
-    let Some(Placed {
-        value: (network, prefix, nopool),
-        place,
-    }) = draft.server.clone()
-    else {
+    let Some(Placed { value: (network, prefix, nopool), place }) = draft.server.clone() else {
         if draft.mode_server && draft.config.network.ifconfig.is_some() {
             draft.push("topology subnet".to_owned());
         }
@@ -99,10 +92,7 @@ fn network4(draft: &mut Draft) {
     if !nopool {
         let first = Ipv4Addr::from_bits(network.to_bits() + 2);
         let last = Ipv4Addr::from_bits(ifconfig.broadcast().to_bits() - 1);
-        draft.pool = Some(Placed {
-            value: (first, last, Some(ifconfig.netmask())),
-            place,
-        });
+        draft.pool = Some(Placed { value: (first, last, Some(ifconfig.netmask())), place });
     }
     draft.push("topology subnet".to_owned());
     let gateway = draft.route_gateway.unwrap_or(local);
@@ -112,28 +102,16 @@ fn network4(draft: &mut Draft) {
 }
 
 fn network6(draft: &mut Draft) {
-    let Some(Placed {
-        value: (network, prefix),
-        ..
-    }) = draft.server6.clone()
-    else {
+    let Some(Placed { value: (network, prefix), .. }) = draft.server6.clone() else {
         return;
     };
     for name in ["ifconfig-ipv6", "ifconfig-ipv6-pool"] {
         if let Some(other) = draft.given(name).cloned() {
-            draft.error(
-                &other,
-                format!("{name} and server-ipv6 both set the addresses"),
-                "keep one of them",
-            );
+            draft.error(&other, format!("{name} and server-ipv6 both set the addresses"), "keep one of them");
         }
     }
     let at = |offset: u128| Ipv6Addr::from_bits(network.to_bits() + offset);
-    draft.config.network.ifconfig6 = Some(Ifconfig6 {
-        local: at(1),
-        prefix,
-        remote: at(2),
-    });
+    draft.config.network.ifconfig6 = Some(Ifconfig6 { local: at(1), prefix, remote: at(2) });
     // Small networks have no room below 0x1000.
     let first = at(if prefix < 112 { 0x1000 } else { 2 });
     draft.config.network.pool6 = Some(Pool6 { first, prefix });
@@ -141,11 +119,7 @@ fn network6(draft: &mut Draft) {
 }
 
 fn pools(draft: &mut Draft) {
-    if let Some(Placed {
-        value: (first, last, mask),
-        place,
-    }) = draft.pool.clone()
-    {
+    if let Some(Placed { value: (first, last, mask), place }) = draft.pool.clone() {
         match draft.config.network.ifconfig {
             None => draft.error(
                 &place,
@@ -158,19 +132,11 @@ fn pools(draft: &mut Draft) {
     let Some(pool) = draft.config.network.pool6 else {
         return;
     };
-    let place = draft.place_of(if draft.server6.is_some() {
-        "server-ipv6"
-    } else {
-        "ifconfig-ipv6-pool"
-    });
+    let place = draft.place_of(if draft.server6.is_some() { "server-ipv6" } else { "ifconfig-ipv6-pool" });
     match draft.config.network.ifconfig6 {
         None => {
             let hint = "add 'ifconfig-ipv6 ADDRESS/BITS REMOTE'";
-            draft.error(
-                &place,
-                "an IPv6 pool without the gateway's own IPv6 address",
-                hint,
-            );
+            draft.error(&place, "an IPv6 pool without the gateway's own IPv6 address", hint);
         }
         Some(own) if !own.contains(pool.first) => {
             draft.error(
@@ -205,17 +171,10 @@ fn check_pool4(
     let pool = Pool4 { first, last, netmask };
     draft.config.network.pool = Some(pool);
     if !own.contains(first) || !own.contains(last) {
-        let message = format!(
-            "the pool {first}-{last} is not in {}/{}",
-            own.network(),
-            own.prefix
-        );
+        let message = format!("the pool {first}-{last} is not in {}/{}", own.network(), own.prefix);
         draft.error(place, message, "begin and end inside the network of ifconfig");
     } else if (first..=last).contains(&own.local) {
-        let message = format!(
-            "the pool {first}-{last} holds the gateway's own address {}",
-            own.local
-        );
+        let message = format!("the pool {first}-{last} holds the gateway's own address {}", own.local);
         draft.error(place, message, "leave it out of the pool");
     } else if own.prefix < 31 && (first == own.network() || last == own.broadcast()) {
         let message = format!("the pool {first}-{last} holds the network's first or last address");
@@ -239,20 +198,12 @@ fn warn_small_pool(draft: &mut Draft, len: u32, place: &Place) {
 }
 
 fn keepalive(draft: &mut Draft) {
-    let Some(Placed {
-        value: (ping, restart),
-        place,
-    }) = draft.keepalive.clone()
-    else {
+    let Some(Placed { value: (ping, restart), place }) = draft.keepalive.clone() else {
         return;
     };
     for name in ["ping", "ping-restart"] {
         if draft.given(name).is_some() {
-            draft.error(
-                &place,
-                format!("keepalive and {name} set the same timer"),
-                "keep one of them",
-            );
+            draft.error(&place, format!("keepalive and {name} set the same timer"), "keep one of them");
         }
     }
     draft.config.timers.ping = Some(Duration::from_secs(ping));
@@ -265,19 +216,9 @@ fn keepalive(draft: &mut Draft) {
 fn listeners(draft: &mut Draft) {
     let mut locals = std::mem::take(&mut draft.locals);
     if locals.is_empty() {
-        let place = draft
-            .given("port")
-            .or_else(|| draft.given("lport"))
-            .or_else(|| draft.given("proto"));
+        let place = draft.given("port").or_else(|| draft.given("lport")).or_else(|| draft.given("proto"));
         let place = place.cloned().unwrap_or(Place::Whole);
-        locals.push(Placed {
-            value: Local {
-                address: None,
-                port: None,
-                proto: None,
-            },
-            place,
-        });
+        locals.push(Placed { value: Local { address: None, port: None, proto: None }, place });
     }
     for Placed { value: local, place } in locals {
         let port = local.port.or(draft.port).unwrap_or(DEFAULT_PORT);
@@ -305,17 +246,8 @@ fn listeners(draft: &mut Draft) {
             (None, Proto::Udp) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), !draft.ipv6_only),
         };
         let address = SocketAddr::new(address, port);
-        if draft
-            .config
-            .listeners
-            .iter()
-            .any(|other| other.address == address)
-        {
-            draft.error(
-                &place,
-                format!("{address} is listened on twice"),
-                "keep one of them",
-            );
+        if draft.config.listeners.iter().any(|other| other.address == address) {
+            draft.error(&place, format!("{address} is listened on twice"), "keep one of them");
             continue;
         }
         draft.config.listeners.push(Listener {
@@ -354,11 +286,7 @@ fn wrap(draft: &mut Draft) {
     // Stock servers can hold tls-crypt-v2 beside one of the others; one protection at a time is served here.
     if let [first, second, ..] = given[..] {
         let place = draft.place_of(second);
-        draft.error(
-            &place,
-            format!("{first} and {second} exclude each other"),
-            "keep one of them",
-        );
+        draft.error(&place, format!("{first} and {second} exclude each other"), "keep one of them");
     }
     for name in ["tls-crypt-v2-verify", "tls-crypt-v2-max-age"] {
         if draft.tls_crypt_v2.is_none() && draft.given(name).is_some() {
@@ -374,43 +302,21 @@ fn wrap(draft: &mut Draft) {
         && let Some(Placed { value, place }) = draft.unusable_auth.clone()
     {
         let message = format!("the digest '{value}' is not supported for tls-auth");
-        draft.error(
-            &place,
-            message,
-            "use SHA1, SHA256, SHA384 or SHA512 here and on all clients",
-        );
+        draft.error(&place, message, "use SHA1, SHA256, SHA384 or SHA512 here and on all clients");
     }
     if draft.tls_auth.is_none() && draft.tls_auth_direction.is_some() {
         let place = draft.place_of("tls-auth");
-        draft.error(
-            &place,
-            "tls-auth [inline] without a block <tls-auth>",
-            "add the block",
-        );
+        draft.error(&place, "tls-auth [inline] without a block <tls-auth>", "add the block");
     }
     draft.config.wrap = if let Some((key, cookie)) = draft.tls_crypt_v2.take() {
-        Wrap::TlsCryptV2 {
-            key,
-            cookie,
-            max_age: draft.tls_crypt_v2_max_age,
-        }
+        Wrap::TlsCryptV2 { key, cookie, max_age: draft.tls_crypt_v2_max_age }
     } else if let Some(key) = draft.tls_crypt.take() {
         Wrap::TlsCrypt { key }
     } else if let Some(key) = draft.tls_auth.take() {
-        let direction = draft
-            .tls_auth_direction
-            .or(draft.key_direction)
-            .unwrap_or_default();
+        let direction = draft.tls_auth_direction.or(draft.key_direction).unwrap_or_default();
         if direction == KeyDirection::Inverse {
-            let place = draft
-                .given("key-direction")
-                .cloned()
-                .unwrap_or_else(|| draft.place_of("tls-auth"));
-            draft.warn(
-                &place,
-                "key direction 1 is usual for clients",
-                "servers have 0, clients 1",
-            );
+            let place = draft.given("key-direction").cloned().unwrap_or_else(|| draft.place_of("tls-auth"));
+            draft.warn(&place, "key direction 1 is usual for clients", "servers have 0, clients 1");
         }
         Wrap::TlsAuth { key, direction }
     } else {
@@ -425,52 +331,28 @@ fn trust(draft: &mut Draft) {
     let versions = tls.version_min <= tls.version_max;
     let crl_alone = tls.crl.is_some() && tls.ca.is_none();
     if !cert {
-        draft.error(
-            &Place::Whole,
-            "the gateway has no certificate",
-            "add 'cert FILE' or <cert>…</cert>",
-        );
+        draft.error(&Place::Whole, "the gateway has no certificate", "add 'cert FILE' or <cert>…</cert>");
     }
     if !key {
-        draft.error(
-            &Place::Whole,
-            "the gateway has no private key",
-            "add 'key FILE' or <key>…</key>",
-        );
+        draft.error(&Place::Whole, "the gateway has no private key", "add 'key FILE' or <key>…</key>");
     }
     if !trusts && draft.config.auth.certificates != CertificatePolicy::None {
         let hint = "add 'ca FILE' or <ca>…</ca>, or 'peer-fingerprint'";
-        draft.error(
-            &Place::Whole,
-            "nothing says which clients' certificates are trusted",
-            hint,
-        );
+        draft.error(&Place::Whole, "nothing says which clients' certificates are trusted", hint);
     }
     if !versions {
         let place = draft.place_of("tls-version-max");
-        draft.error(
-            &place,
-            "tls-version-max is below tls-version-min",
-            "raise it or leave it out",
-        );
+        draft.error(&place, "tls-version-max is below tls-version-min", "raise it or leave it out");
     }
     if crl_alone {
         let place = draft.place_of("crl-verify");
-        draft.error(
-            &place,
-            "crl-verify without ca would check nothing",
-            "add 'ca FILE'",
-        );
+        draft.error(&place, "crl-verify without ca would check nothing", "add 'ca FILE'");
     }
     if draft.remote_cert_tls
         && (draft.given("remote-cert-eku").is_some() || draft.given("remote-cert-ku").is_some())
     {
         let place = draft.place_of("remote-cert-tls");
-        draft.error(
-            &place,
-            "remote-cert-tls sets both key usages by itself",
-            "keep it, or the other two",
-        );
+        draft.error(&place, "remote-cert-tls sets both key usages by itself", "keep it, or the other two");
     }
 }
 
@@ -480,11 +362,7 @@ fn accounts(draft: &mut Draft) {
     let (policy, as_name) = (auth.certificates, auth.username_as_common_name);
     if auth.ccd_exclusive && auth.client_config_dir.is_none() {
         let place = draft.place_of("ccd-exclusive");
-        draft.error(
-            &place,
-            "ccd-exclusive without client-config-dir",
-            "add 'client-config-dir DIRECTORY'",
-        );
+        draft.error(&place, "ccd-exclusive without client-config-dir", "add 'client-config-dir DIRECTORY'");
     }
     if asks_password {
         return;
@@ -497,50 +375,29 @@ fn accounts(draft: &mut Draft) {
             "client-cert-not-required"
         };
         let place = draft.place_of(name);
-        draft.error(
-            &place,
-            "clients without a certificate need a password, and nothing checks one",
-            hint,
-        );
+        draft.error(&place, "clients without a certificate need a password, and nothing checks one", hint);
     }
     if as_name {
         let place = draft.place_of("username-as-common-name");
-        draft.error(
-            &place,
-            "username-as-common-name, but nothing checks user names",
-            hint,
-        );
+        draft.error(&place, "username-as-common-name, but nothing checks user names", hint);
     }
     if draft.config.auth.optional_credentials {
         let place = draft.place_of("auth-user-pass-optional");
-        draft.error(
-            &place,
-            "auth-user-pass-optional, but nothing checks passwords",
-            hint,
-        );
+        draft.error(&place, "auth-user-pass-optional, but nothing checks passwords", hint);
     }
     if draft.config.tessera.token_verify == TokenVerify::Cache && draft.config.hooks.client_connect.is_none()
     {
         let place = draft.place_of("token-verify");
-        draft.warn(
-            &place,
-            "token-verify cache, but no hook pushes a token",
-            "push one from client-connect",
-        );
+        draft.warn(&place, "token-verify cache, but no hook pushes a token", "push one from client-connect");
     }
 }
 
 fn hooks(draft: &mut Draft) {
     let hooks = &draft.config.hooks;
     let level = hooks.script_security;
-    let via_env = hooks
-        .auth_user_pass_verify
-        .as_ref()
-        .is_some_and(|hook| hook.via == CredentialsVia::Env);
-    let commands: Vec<(&str, HookCommand)> = hooks
-        .commands()
-        .map(|(name, command)| (name, command.clone()))
-        .collect();
+    let via_env = hooks.auth_user_pass_verify.as_ref().is_some_and(|hook| hook.via == CredentialsVia::Env);
+    let commands: Vec<(&str, HookCommand)> =
+        hooks.commands().map(|(name, command)| (name, command.clone())).collect();
     let timeout = draft.config.tessera.hook_timeout;
     for (name, command) in commands {
         if level < ScriptSecurity::Hooks {
@@ -560,10 +417,6 @@ fn hooks(draft: &mut Draft) {
     }
     if timeout >= draft.config.timers.hand_window && draft.given("hook-timeout").is_some() {
         let place = draft.place_of("hook-timeout");
-        draft.warn(
-            &place,
-            "hook-timeout is not below hand-window",
-            "clients give up before the hook does",
-        );
+        draft.warn(&place, "hook-timeout is not below hand-window", "clients give up before the hook does");
     }
 }

@@ -99,10 +99,7 @@ pub(super) struct Draft {
 impl Draft {
     /// An empty draft; relative paths are joined with `base`.
     pub(super) fn new(base: &Path) -> Self {
-        Self {
-            base: base.to_owned(),
-            ..Self::default()
-        }
+        Self { base: base.to_owned(), ..Self::default() }
     }
 
     /// Where the directive was given last, if it was.
@@ -122,10 +119,7 @@ impl Draft {
         }
         let path = text(directive, 0)?;
         if path.is_empty() {
-            return Err(Diagnostic::error(
-                directive.arg_place(0),
-                "the file name is empty",
-            ));
+            return Err(Diagnostic::error(directive.arg_place(0), "the file name is empty"));
         }
         Ok(Source::File(self.path(path)))
     }
@@ -133,17 +127,12 @@ impl Draft {
 
 /// A fault in argument `index`.
 pub(super) fn bad(directive: &Directive, index: usize, message: impl Display) -> Diagnostic {
-    Diagnostic::error(
-        directive.arg_place(index),
-        format!("{}: {message}", directive.name),
-    )
+    Diagnostic::error(directive.arg_place(index), format!("{}: {message}", directive.name))
 }
 
 /// Argument `index`, which must be there.
 pub(super) fn text(directive: &Directive, index: usize) -> Result<&str, Diagnostic> {
-    directive
-        .arg(index)
-        .ok_or_else(|| bad(directive, index, format!("argument {} is missing", index + 1)))
+    directive.arg(index).ok_or_else(|| bad(directive, index, format!("argument {} is missing", index + 1)))
 }
 
 /// Argument `index` as a whole number in `range`.
@@ -185,25 +174,16 @@ pub(super) fn word<T: Copy>(
     words: &[(&str, T)],
 ) -> Result<T, Diagnostic> {
     let text = text(directive, index)?;
-    words
-        .iter()
-        .find(|(word, _)| *word == text)
-        .map(|(_, value)| *value)
-        .ok_or_else(|| {
-            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            bad(
-                directive,
-                index,
-                format!("'{text}' is not one of: {}", known.join(", ")),
-            )
-        })
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        bad(directive, index, format!("'{text}' is not one of: {}", known.join(", ")))
+    })
 }
 
 /// Argument `index` as an IPv4 address.
 pub(super) fn ipv4(directive: &Directive, index: usize) -> Result<Ipv4Addr, Diagnostic> {
     let text = text(directive, index)?;
-    text.parse()
-        .map_err(|_| bad(directive, index, format!("'{text}' is not an IPv4 address")))
+    text.parse().map_err(|_| bad(directive, index, format!("'{text}' is not an IPv4 address")))
 }
 
 /// Argument `index` as a netmask: the number of its bits.
@@ -215,11 +195,7 @@ pub(super) fn netmask(directive: &Directive, index: usize) -> Result<u8, Diagnos
 /// The number of leading ones, if nothing but zeros follows.
 pub(super) const fn prefix_of(mask: Ipv4Addr) -> Option<u8> {
     let bits = mask.to_bits();
-    if bits.leading_ones() + bits.trailing_zeros() >= 32 {
-        Some(bits.leading_ones() as u8)
-    } else {
-        None
-    }
+    if bits.leading_ones() + bits.trailing_zeros() >= 32 { Some(bits.leading_ones() as u8) } else { None }
 }
 
 /// Argument `index` as `address/bits`.
@@ -230,11 +206,5 @@ pub(super) fn ipv6_prefix(directive: &Directive, index: usize) -> Result<(Ipv6Ad
         let prefix = prefix.parse::<u8>().ok().filter(|prefix| *prefix <= 128)?;
         Some((address.parse().ok()?, prefix))
     };
-    parse().ok_or_else(|| {
-        bad(
-            directive,
-            index,
-            format!("'{text}' is not an IPv6 network (address/bits)"),
-        )
-    })
+    parse().ok_or_else(|| bad(directive, index, format!("'{text}' is not an IPv6 network (address/bits)")))
 }

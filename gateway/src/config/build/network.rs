@@ -31,15 +31,10 @@ pub(crate) fn server(draft: &mut Draft, d: &Directive) -> Outcome {
     }
     if network.to_bits() & !mask4(prefix).to_bits() != 0 {
         let net = Ipv4Addr::from_bits(network.to_bits() & mask4(prefix).to_bits());
-        return Err(
-            bad(d, 0, format!("{network} is not the first address of the network"))
-                .hint(format!("write {net}")),
-        );
+        return Err(bad(d, 0, format!("{network} is not the first address of the network"))
+            .hint(format!("write {net}")));
     }
-    draft.server = Some(Placed {
-        value: (network, prefix, nopool),
-        place: d.place.clone(),
-    });
+    draft.server = Some(Placed { value: (network, prefix, nopool), place: d.place.clone() });
     Ok(Effect::Honoured)
 }
 
@@ -48,22 +43,12 @@ pub(crate) fn server_ipv6(draft: &mut Draft, d: &Directive) -> Outcome {
     if !(64..=124).contains(&prefix) {
         return Err(bad(d, 0, "the network must be between /64 and /124"));
     }
-    let first = Ifconfig6 {
-        local: network,
-        prefix,
-        remote: network,
-    }
-    .network();
+    let first = Ifconfig6 { local: network, prefix, remote: network }.network();
     if first != network {
-        return Err(
-            bad(d, 0, format!("{network} is not the first address of the network"))
-                .hint(format!("write {first}/{prefix}")),
-        );
+        return Err(bad(d, 0, format!("{network} is not the first address of the network"))
+            .hint(format!("write {first}/{prefix}")));
     }
-    draft.server6 = Some(Placed {
-        value: (network, prefix),
-        place: d.place.clone(),
-    });
+    draft.server6 = Some(Placed { value: (network, prefix), place: d.place.clone() });
     Ok(Effect::Honoured)
 }
 
@@ -143,38 +128,22 @@ pub(crate) fn ifconfig(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn ifconfig_ipv6(draft: &mut Draft, d: &Directive) -> Outcome {
     let (local, prefix) = ipv6_prefix(d, 0)?;
     let remote = text(d, 1)?;
-    let remote: Ipv6Addr = remote
-        .parse()
-        .map_err(|_| bad(d, 1, format!("'{remote}' is not an IPv6 address")))?;
-    draft.config.network.ifconfig6 = Some(Ifconfig6 {
-        local,
-        prefix,
-        remote,
-    });
+    let remote: Ipv6Addr =
+        remote.parse().map_err(|_| bad(d, 1, format!("'{remote}' is not an IPv6 address")))?;
+    draft.config.network.ifconfig6 = Some(Ifconfig6 { local, prefix, remote });
     Ok(Effect::Honoured)
 }
 
 pub(crate) fn ifconfig_pool(draft: &mut Draft, d: &Directive) -> Outcome {
     let (first, last) = (ipv4(d, 0)?, ipv4(d, 1)?);
-    let mask = if d.args.len() == 3 {
-        Some(mask4(netmask(d, 2)?))
-    } else {
-        None
-    };
+    let mask = if d.args.len() == 3 { Some(mask4(netmask(d, 2)?)) } else { None };
     if first > last {
-        return Err(bad(
-            d,
-            1,
-            format!("the pool ends ({last}) before it begins ({first})"),
-        ));
+        return Err(bad(d, 1, format!("the pool ends ({last}) before it begins ({first})")));
     }
     if last.to_bits() - first.to_bits() >= Pool6::MAX_LEN {
         return Err(bad(d, 1, "the pool has more than 2^24 addresses"));
     }
-    draft.pool = Some(Placed {
-        value: (first, last, mask),
-        place: d.place.clone(),
-    });
+    draft.pool = Some(Placed { value: (first, last, mask), place: d.place.clone() });
     Ok(Effect::Honoured)
 }
 
@@ -188,16 +157,9 @@ pub(crate) fn ifconfig_ipv6_pool(draft: &mut Draft, d: &Directive) -> Outcome {
 }
 
 pub(crate) fn ifconfig_pool_persist(draft: &mut Draft, d: &Directive) -> Outcome {
-    let seconds = if d.args.len() == 2 {
-        number(d, 1, 0..=MAX_SECONDS)?
-    } else {
-        PERSIST_INTERVAL
-    };
+    let seconds = if d.args.len() == 2 { number(d, 1, 0..=MAX_SECONDS)? } else { PERSIST_INTERVAL };
     let interval = (seconds > 0).then_some(Duration::from_secs(seconds));
-    draft.config.network.persist = Some(PoolPersist {
-        file: draft.path(text(d, 0)?),
-        interval,
-    });
+    draft.config.network.persist = Some(PoolPersist { file: draft.path(text(d, 0)?), interval });
     Ok(Effect::Honoured)
 }
 
@@ -210,27 +172,16 @@ pub(crate) fn push(draft: &mut Draft, d: &Directive) -> Outcome {
         return Err(bad(
             d,
             0,
-            format!(
-                "the option has {} bytes, the limit is {MAX_PUSH_OPTION}",
-                option.len()
-            ),
+            format!("the option has {} bytes, the limit is {MAX_PUSH_OPTION}", option.len()),
         ));
     }
     if option.contains(|c: char| c == ',' || c.is_control()) {
-        return Err(bad(
-            d,
-            0,
-            "a pushed option may hold neither commas nor control characters",
-        ));
+        return Err(bad(d, 0, "a pushed option may hold neither commas nor control characters"));
     }
     let name = option.split_whitespace().next().unwrap_or_default();
     if matches!(name, "auth-token" | "auth-token-user") {
-        return Err(bad(
-            d,
-            0,
-            format!("{name} here would give every client the same token"),
-        )
-        .hint("push it from client-connect, or from the client's own file in client-config-dir"));
+        return Err(bad(d, 0, format!("{name} here would give every client the same token"))
+            .hint("push it from client-connect, or from the client's own file in client-config-dir"));
     }
     if draft.config.push.len() >= MAX_PUSH {
         return Err(bad(d, 0, format!("more than {MAX_PUSH} options to push")));
@@ -242,11 +193,7 @@ pub(crate) fn push(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn route(draft: &mut Draft, d: &Directive) -> Outcome {
     room_for_route(draft, d)?;
     let network = ipv4(d, 0).map_err(|problem| problem.hint("names are not resolved: write the address"))?;
-    let prefix = if d.arg(1).is_none_or(|mask| mask == "default") {
-        32
-    } else {
-        netmask(d, 1)?
-    };
+    let prefix = if d.arg(1).is_none_or(|mask| mask == "default") { 32 } else { netmask(d, 1)? };
     let gateway = match d.arg(2) {
         None | Some("default" | "vpn_gateway") => None,
         Some("net_gateway") => {
@@ -257,18 +204,11 @@ pub(crate) fn route(draft: &mut Draft, d: &Directive) -> Outcome {
     };
     let metric = metric(d)?;
     let first = Ipv4Addr::from_bits(network.to_bits() & mask4(prefix).to_bits());
-    draft.config.network.routes.push(Route4 {
-        network: first,
-        prefix,
-        gateway,
-        metric,
-    });
+    draft.config.network.routes.push(Route4 { network: first, prefix, gateway, metric });
     if first == network {
         Ok(Effect::Honoured)
     } else {
-        Ok(Effect::Noted(format!(
-            "{network} has host bits: the route is {first}/{prefix}"
-        )))
+        Ok(Effect::Noted(format!("{network} has host bits: the route is {first}/{prefix}")))
     }
 }
 
@@ -278,33 +218,16 @@ pub(crate) fn route_ipv6(draft: &mut Draft, d: &Directive) -> Outcome {
     let gateway = match d.arg(1) {
         None | Some("default" | "vpn_gateway") => None,
         Some(text) => Some(
-            text.parse::<Ipv6Addr>()
-                .map_err(|_| bad(d, 1, format!("'{text}' is not an IPv6 address")))?,
+            text.parse::<Ipv6Addr>().map_err(|_| bad(d, 1, format!("'{text}' is not an IPv6 address")))?,
         ),
     };
-    let metric = if d.args.len() == 3 {
-        Some(number(d, 2, 0..=u32::MAX)?)
-    } else {
-        None
-    };
-    let first = Ifconfig6 {
-        local: network,
-        prefix,
-        remote: network,
-    }
-    .network();
-    draft.config.network.routes6.push(Route6 {
-        network: first,
-        prefix,
-        gateway,
-        metric,
-    });
+    let metric = if d.args.len() == 3 { Some(number(d, 2, 0..=u32::MAX)?) } else { None };
+    let first = Ifconfig6 { local: network, prefix, remote: network }.network();
+    draft.config.network.routes6.push(Route6 { network: first, prefix, gateway, metric });
     if first == network {
         Ok(Effect::Honoured)
     } else {
-        Ok(Effect::Noted(format!(
-            "{network} has host bits: the route is {first}/{prefix}"
-        )))
+        Ok(Effect::Noted(format!("{network} has host bits: the route is {first}/{prefix}")))
     }
 }
 
@@ -318,10 +241,7 @@ fn metric(d: &Directive) -> Result<Option<u32>, Diagnostic> {
 fn room_for_route(draft: &Draft, d: &Directive) -> Result<(), Diagnostic> {
     let network = &draft.config.network;
     if network.routes.len() + network.routes6.len() >= MAX_ROUTES {
-        return Err(Diagnostic::error(
-            &d.place,
-            format!("more than {MAX_ROUTES} routes"),
-        ));
+        return Err(Diagnostic::error(&d.place, format!("more than {MAX_ROUTES} routes")));
     }
     Ok(())
 }
@@ -331,9 +251,7 @@ pub(crate) fn route_gateway(draft: &mut Draft, d: &Directive) -> Outcome {
         return Err(bad(d, 0, "a gateway by DHCP is for clients on ethernet").hint("write the address"));
     }
     draft.route_gateway = Some(ipv4(d, 0)?);
-    Ok(Effect::Noted(
-        "pushed to clients as their route-gateway".to_owned(),
-    ))
+    Ok(Effect::Noted("pushed to clients as their route-gateway".to_owned()))
 }
 
 pub(crate) fn client_to_client(draft: &mut Draft, _: &Directive) -> Outcome {

@@ -24,11 +24,7 @@ pub(crate) fn group(draft: &mut Draft, d: &Directive) -> Outcome {
 
 fn name(d: &Directive) -> Result<String, Diagnostic> {
     let name = text(d, 0)?;
-    if name.is_empty() {
-        Err(bad(d, 0, "the name is empty"))
-    } else {
-        Ok(name.to_owned())
-    }
+    if name.is_empty() { Err(bad(d, 0, "the name is empty")) } else { Ok(name.to_owned()) }
 }
 
 /// The directory itself was already taken when the files were read.
@@ -68,31 +64,15 @@ pub(crate) fn suppress_timestamps(draft: &mut Draft, _: &Directive) -> Outcome {
 }
 
 pub(crate) fn status(draft: &mut Draft, d: &Directive) -> Outcome {
-    let interval = if d.args.len() > 1 {
-        number(d, 1, 1..=MAX_SECONDS)?
-    } else {
-        STATUS_INTERVAL
-    };
+    let interval = if d.args.len() > 1 { number(d, 1, 1..=MAX_SECONDS)? } else { STATUS_INTERVAL };
     let file = draft.path(text(d, 0)?);
-    draft.config.process.status = Some(Status {
-        file,
-        interval: Duration::from_secs(interval),
-        version: 1,
-    });
-    Ok(Effect::Ignored(
-        "status files are written by a later release".to_owned(),
-    ))
+    draft.config.process.status = Some(Status { file, interval: Duration::from_secs(interval), version: 1 });
+    Ok(Effect::Ignored("status files are written by a later release".to_owned()))
 }
 
 pub(crate) fn status_version(draft: &mut Draft, d: &Directive) -> Outcome {
-    draft.status_version = Some(if d.args.is_empty() {
-        1
-    } else {
-        number(d, 0, 1..=3)?
-    });
-    Ok(Effect::Ignored(
-        "status files are written by a later release".to_owned(),
-    ))
+    draft.status_version = Some(if d.args.is_empty() { 1 } else { number(d, 0, 1..=3)? });
+    Ok(Effect::Ignored("status files are written by a later release".to_owned()))
 }
 
 fn threads(d: &Directive) -> Result<Threads, Diagnostic> {
@@ -124,21 +104,14 @@ pub(crate) fn datapath(_: &mut Draft, d: &Directive) -> Outcome {
 }
 
 pub(crate) fn io(draft: &mut Draft, d: &Directive) -> Outcome {
-    let choices = [
-        ("auto", IoChoice::Auto),
-        ("uring", IoChoice::Uring),
-        ("epoll", IoChoice::Epoll),
-    ];
+    let choices = [("auto", IoChoice::Auto), ("uring", IoChoice::Uring), ("epoll", IoChoice::Epoll)];
     draft.config.tessera.io = word(d, 0, &choices)?;
     Ok(Effect::Honoured)
 }
 
 pub(crate) fn token_verify(draft: &mut Draft, d: &Directive) -> Outcome {
-    draft.config.tessera.token_verify = word(
-        d,
-        0,
-        &[("hook", TokenVerify::Hook), ("cache", TokenVerify::Cache)],
-    )?;
+    draft.config.tessera.token_verify =
+        word(d, 0, &[("hook", TokenVerify::Hook), ("cache", TokenVerify::Cache)])?;
     Ok(Effect::Honoured)
 }
 

@@ -18,43 +18,19 @@ const EKU_SERVER: &str = "1.3.6.1.5.5.7.3.1";
 
 /// TLS 1.2 suites: IANA name, OpenVPN's name is the same with dashes; OpenSSL's name.
 const SUITES_12: [(&str, &str); 6] = [
-    (
-        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-        "ECDHE-RSA-AES256-GCM-SHA384",
-    ),
-    (
-        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-        "ECDHE-RSA-CHACHA20-POLY1305",
-    ),
-    (
-        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-        "ECDHE-RSA-AES128-GCM-SHA256",
-    ),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
+    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
 ];
 /// TLS 1.3 suites by their IANA names.
-const SUITES_13: [&str; 3] = [
-    "TLS_AES_256_GCM_SHA384",
-    "TLS_CHACHA20_POLY1305_SHA256",
-    "TLS_AES_128_GCM_SHA256",
-];
+const SUITES_13: [&str; 3] =
+    ["TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"];
 /// Groups: our name, then what else they are called.
-const GROUPS: [(&str, &[&str]); 3] = [
-    ("X25519", &["x25519"]),
-    ("secp256r1", &["prime256v1", "P-256"]),
-    ("secp384r1", &["P-384"]),
-];
+const GROUPS: [(&str, &[&str]); 3] =
+    [("X25519", &["x25519"]), ("secp256r1", &["prime256v1", "P-256"]), ("secp384r1", &["P-384"])];
 
 pub(crate) fn ca(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.tls.ca = Some(draft.source(d)?);
@@ -80,9 +56,7 @@ pub(crate) fn dh(_: &mut Draft, d: &Directive) -> Outcome {
     if d.arg(0) == Some("none") {
         return Ok(Effect::Honoured);
     }
-    Ok(Effect::Ignored(
-        "key exchange is by elliptic curves only, as with 'dh none'".to_owned(),
-    ))
+    Ok(Effect::Ignored("key exchange is by elliptic curves only, as with 'dh none'".to_owned()))
 }
 
 pub(crate) fn crl_verify(draft: &mut Draft, d: &Directive) -> Outcome {
@@ -109,10 +83,7 @@ pub(crate) fn verify_x509_name(draft: &mut Draft, d: &Directive) -> Outcome {
     if name.is_empty() {
         return Err(bad(d, 0, "the name is empty: everybody would pass"));
     }
-    draft.config.tls.verify_name = Some(X509Name {
-        name: name.to_owned(),
-        kind,
-    });
+    draft.config.tls.verify_name = Some(X509Name { name: name.to_owned(), kind });
     Ok(Effect::Honoured)
 }
 
@@ -132,11 +103,7 @@ pub(crate) fn x509_username_field(draft: &mut Draft, d: &Directive) -> Outcome {
             NameField::Subject(field.to_owned())
         }
         _ => {
-            return Err(bad(
-                d,
-                0,
-                format!("'{field}' is not a field of a certificate's subject"),
-            ));
+            return Err(bad(d, 0, format!("'{field}' is not a field of a certificate's subject")));
         }
     };
     Ok(Effect::Honoured)
@@ -151,10 +118,8 @@ pub(crate) fn remote_cert_tls(draft: &mut Draft, d: &Directive) -> Outcome {
             draft.config.tls.remote_cert_ku = Some(Vec::new());
             Ok(Effect::Honoured)
         }
-        "server" => Err(
-            bad(d, 0, "'server' is what clients ask for: no client would pass")
-                .hint("write 'remote-cert-tls client'"),
-        ),
+        "server" => Err(bad(d, 0, "'server' is what clients ask for: no client would pass")
+            .hint("write 'remote-cert-tls client'")),
         other => Err(bad(d, 0, format!("'{other}' is not 'client'"))),
     }
 }
@@ -163,13 +128,8 @@ pub(crate) fn remote_cert_ku(draft: &mut Draft, d: &Directive) -> Outcome {
     let mut usages = Vec::new();
     for (index, arg) in d.args.iter().enumerate() {
         let digits = arg.as_str().trim_start_matches("0x");
-        let usage = u16::from_str_radix(digits, 16).map_err(|_| {
-            bad(
-                d,
-                index,
-                format!("'{}' is not a hexadecimal key usage", arg.as_str()),
-            )
-        })?;
+        let usage = u16::from_str_radix(digits, 16)
+            .map_err(|_| bad(d, index, format!("'{}' is not a hexadecimal key usage", arg.as_str())))?;
         usages.push(usage);
     }
     draft.config.tls.remote_cert_ku = Some(usages);
@@ -183,12 +143,8 @@ pub(crate) fn remote_cert_eku(draft: &mut Draft, d: &Directive) -> Outcome {
         "TLS Web Server Authentication" | "serverAuth" => EKU_SERVER,
         _ if name.contains('.') && name.split('.').all(|arc| arc.parse::<u32>().is_ok()) => name,
         _ => {
-            return Err(bad(
-                d,
-                0,
-                format!("'{name}' is not an extended key usage that is known by name"),
-            )
-            .hint("write its OID in dots, such as 1.3.6.1.5.5.7.3.2"));
+            return Err(bad(d, 0, format!("'{name}' is not an extended key usage that is known by name"))
+                .hint("write its OID in dots, such as 1.3.6.1.5.5.7.3.2"));
         }
     };
     draft.config.tls.remote_cert_eku = Some(oid.to_owned());
@@ -263,15 +219,8 @@ pub(crate) fn tls_crypt(draft: &mut Draft, d: &Directive) -> Outcome {
 }
 
 pub(crate) fn tls_crypt_v2(draft: &mut Draft, d: &Directive) -> Outcome {
-    let modes = [
-        ("force-cookie", CookieMode::ForceCookie),
-        ("allow-noncookie", CookieMode::AllowNoncookie),
-    ];
-    let cookie = if d.args.len() > 1 {
-        word(d, 1, &modes)?
-    } else {
-        CookieMode::default()
-    };
+    let modes = [("force-cookie", CookieMode::ForceCookie), ("allow-noncookie", CookieMode::AllowNoncookie)];
+    let cookie = if d.args.len() > 1 { word(d, 1, &modes)? } else { CookieMode::default() };
     draft.tls_crypt_v2 = Some((draft.source(d)?, cookie));
     if d.args.len() > 1 {
         return Ok(Effect::Honoured);
@@ -295,9 +244,7 @@ pub(crate) fn tls_version_min(draft: &mut Draft, d: &Directive) -> Outcome {
     match text(d, 0)? {
         "1.0" | "1.1" => {
             draft.config.tls.version_min = TlsVersion::V12;
-            Ok(Effect::Noted(
-                "versions before 1.2 are never spoken: the minimum is 1.2".to_owned(),
-            ))
+            Ok(Effect::Noted("versions before 1.2 are never spoken: the minimum is 1.2".to_owned()))
         }
         _ => {
             draft.config.tls.version_min = word(d, 0, &[("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)])?;
@@ -317,10 +264,7 @@ pub(crate) fn tls_version_max(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn tls_cipher(draft: &mut Draft, d: &Directive) -> Outcome {
     let known = |name: &str| {
         let iana = name.replace('-', "_");
-        SUITES_12
-            .iter()
-            .find(|(ours, openssl)| *ours == iana || *openssl == name)
-            .map(|(ours, _)| *ours)
+        SUITES_12.iter().find(|(ours, openssl)| *ours == iana || *openssl == name).map(|(ours, _)| *ours)
     };
     let (found, note) = choose(d, &SUITES_12.map(|(ours, _)| ours), known)?;
     draft.config.tls.ciphers = found;
@@ -388,10 +332,7 @@ fn choose(
     if unknown.is_empty() {
         return Ok((found, Effect::Honoured));
     }
-    Ok((
-        found,
-        Effect::Noted(format!("not supported and left out: {}", unknown.join(":"))),
-    ))
+    Ok((found, Effect::Noted(format!("not supported and left out: {}", unknown.join(":")))))
 }
 
 pub(crate) fn tls_cert_profile(_: &mut Draft, d: &Directive) -> Outcome {
@@ -401,28 +342,14 @@ pub(crate) fn tls_cert_profile(_: &mut Draft, d: &Directive) -> Outcome {
             "'{loose}' would also take SHA-1 and short RSA keys, which are never taken"
         ))),
         "suiteb" => Err(bad(d, 0, "the profile 'suiteb' is not supported").hint("use 'preferred'")),
-        other => Err(bad(
-            d,
-            0,
-            format!("'{other}' is not one of: legacy, preferred, suiteb, insecure"),
-        )),
+        other => Err(bad(d, 0, format!("'{other}' is not one of: legacy, preferred, suiteb, insecure"))),
     }
 }
 
 /// Ciphers that OpenVPN knows and Tessera does not speak.
 fn is_foreign_cipher(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    let families = [
-        "AES-",
-        "BF-",
-        "CAMELLIA-",
-        "ARIA-",
-        "DES-",
-        "CAST5-",
-        "SEED-",
-        "RC2-",
-        "SM4-",
-    ];
+    let families = ["AES-", "BF-", "CAMELLIA-", "ARIA-", "DES-", "CAST5-", "SEED-", "RC2-", "SM4-"];
     let modes = ["-CBC", "-CFB", "-CFB1", "-CFB8", "-OFB", "-GCM", "-CTR"];
     families.iter().any(|family| upper.starts_with(family)) && modes.iter().any(|mode| upper.ends_with(mode))
 }
@@ -460,10 +387,7 @@ pub(crate) fn data_ciphers(draft: &mut Draft, d: &Directive) -> Outcome {
     if dropped.is_empty() {
         return Ok(Effect::Honoured);
     }
-    Ok(Effect::Noted(format!(
-        "not spoken and left out: {}",
-        dropped.join(":")
-    )))
+    Ok(Effect::Noted(format!("not spoken and left out: {}", dropped.join(":"))))
 }
 
 pub(crate) fn data_ciphers_fallback(draft: &mut Draft, d: &Directive) -> Outcome {
@@ -492,17 +416,12 @@ pub(crate) fn cipher(draft: &mut Draft, d: &Directive) -> Outcome {
         return Err(bad(d, 0, format!("'{name}' is not a cipher")));
     }
     draft.config.crypto.cipher = Some(name.to_ascii_uppercase());
-    Ok(Effect::Noted(
-        "only told to old clients; what is spoken is settled by data-ciphers".to_owned(),
-    ))
+    Ok(Effect::Noted("only told to old clients; what is spoken is settled by data-ciphers".to_owned()))
 }
 
 pub(crate) fn auth(draft: &mut Draft, d: &Directive) -> Outcome {
     let name = text(d, 0)?;
-    let bare = name
-        .get(..4)
-        .filter(|head| head.eq_ignore_ascii_case("RSA-"))
-        .map_or(name, |_| &name[4..]);
+    let bare = name.get(..4).filter(|head| head.eq_ignore_ascii_case("RSA-")).map_or(name, |_| &name[4..]);
     match Digest::from_name(bare) {
         Some(digest) => {
             draft.config.crypto.auth = digest;
@@ -511,10 +430,7 @@ pub(crate) fn auth(draft: &mut Draft, d: &Directive) -> Outcome {
         }
         // It concerns only tls-auth (data ciphers carry their own tag): whether that is in use is known at the end.
         None => {
-            draft.unusable_auth = Some(Placed {
-                value: name.to_owned(),
-                place: d.arg_place(0).clone(),
-            });
+            draft.unusable_auth = Some(Placed { value: name.to_owned(), place: d.arg_place(0).clone() });
             Ok(Effect::Ignored(
                 "it concerns only tls-auth, as all data ciphers authenticate by themselves".to_owned(),
             ))
@@ -528,47 +444,31 @@ pub(crate) fn compress(draft: &mut Draft, d: &Directive) -> Outcome {
         Some("stub-v2") => Compression::StubV2,
         Some("migrate") => Compression::Migrate,
         Some(real @ ("lzo" | "lz4" | "lz4-v2")) => {
-            return Err(bad(
-                d,
-                0,
-                format!("compression ({real}) leaks what is encrypted and is not spoken"),
-            )
-            .hint("'compress migrate' moves clients off it"));
+            return Err(bad(d, 0, format!("compression ({real}) leaks what is encrypted and is not spoken"))
+                .hint("'compress migrate' moves clients off it"));
         }
         Some(other) => {
-            return Err(bad(
-                d,
-                0,
-                format!("'{other}' is not one of: stub, stub-v2, migrate"),
-            ));
+            return Err(bad(d, 0, format!("'{other}' is not one of: stub, stub-v2, migrate")));
         }
     };
-    Ok(Effect::Noted(
-        "framing only: nothing is ever compressed".to_owned(),
-    ))
+    Ok(Effect::Noted("framing only: nothing is ever compressed".to_owned()))
 }
 
 pub(crate) fn comp_lzo(draft: &mut Draft, d: &Directive) -> Outcome {
     if d.arg(0) == Some("no") {
         draft.config.crypto.compression = Compression::CompLzoNo;
-        return Ok(Effect::Noted(
-            "framing only: nothing is ever compressed".to_owned(),
-        ));
+        return Ok(Effect::Noted("framing only: nothing is ever compressed".to_owned()));
     }
-    Err(bad(
-        d,
-        0,
-        "compression (comp-lzo) leaks what is encrypted and is not spoken",
-    )
-    .hint("'compress migrate' moves clients off it; 'comp-lzo no' keeps the framing"))
+    Err(bad(d, 0, "compression (comp-lzo) leaks what is encrypted and is not spoken")
+        .hint("'compress migrate' moves clients off it; 'comp-lzo no' keeps the framing"))
 }
 
 pub(crate) fn allow_compression(_: &mut Draft, d: &Directive) -> Outcome {
     match text(d, 0)? {
         "no" => Ok(Effect::Honoured),
-        more @ ("asym" | "yes") => Ok(Effect::Ignored(format!(
-            "'{more}' allows, it does not ask for: nothing is ever compressed"
-        ))),
+        more @ ("asym" | "yes") => {
+            Ok(Effect::Ignored(format!("'{more}' allows, it does not ask for: nothing is ever compressed")))
+        }
         other => Err(bad(d, 0, format!("'{other}' is not one of: no, asym, yes"))),
     }
 }

@@ -62,16 +62,8 @@ pub(crate) fn local(draft: &mut Draft, d: &Directive) -> Outcome {
             bad(d, 0, format!("'{host}' is not an address")).hint("names are not resolved: write the address")
         })?),
     };
-    let port = if d.args.len() > 1 {
-        Some(port_at(d, 1)?)
-    } else {
-        None
-    };
-    let proto = if d.args.len() > 2 {
-        Some(proto_at(d, 2)?)
-    } else {
-        None
-    };
+    let port = if d.args.len() > 1 { Some(port_at(d, 1)?) } else { None };
+    let proto = if d.args.len() > 2 { Some(proto_at(d, 2)?) } else { None };
     let fits = match (proto, address) {
         (Some(Proto::Udp4), Some(address)) => address.is_ipv4(),
         (Some(Proto::Udp6), Some(address)) => address.is_ipv6(),
@@ -81,15 +73,9 @@ pub(crate) fn local(draft: &mut Draft, d: &Directive) -> Outcome {
         return Err(bad(d, 2, "the address is of the other family"));
     }
     if draft.locals.len() >= MAX_LISTENERS {
-        return Err(Diagnostic::error(
-            &d.place,
-            format!("more than {MAX_LISTENERS} addresses to listen on"),
-        ));
+        return Err(Diagnostic::error(&d.place, format!("more than {MAX_LISTENERS} addresses to listen on")));
     }
-    draft.locals.push(Placed {
-        value: Local { address, port, proto },
-        place: d.place.clone(),
-    });
+    draft.locals.push(Placed { value: Local { address, port, proto }, place: d.place.clone() });
     Ok(Effect::Honoured)
 }
 
@@ -106,17 +92,10 @@ pub(crate) fn bind_dev(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn keepalive(draft: &mut Draft, d: &Directive) -> Outcome {
     let (ping, restart) = (number(d, 0, 1..=MAX_PING)?, number(d, 1, 1..=MAX_PING)?);
     if restart < ping.saturating_mul(2) {
-        return Err(
-            bad(d, 1, "the timeout must be at least twice the ping interval").hint(format!(
-                "for example 'keepalive {ping} {}'",
-                ping.saturating_mul(6).min(MAX_PING)
-            )),
-        );
+        return Err(bad(d, 1, "the timeout must be at least twice the ping interval")
+            .hint(format!("for example 'keepalive {ping} {}'", ping.saturating_mul(6).min(MAX_PING))));
     }
-    draft.keepalive = Some(Placed {
-        value: (ping, restart),
-        place: d.place.clone(),
-    });
+    draft.keepalive = Some(Placed { value: (ping, restart), place: d.place.clone() });
     Ok(Effect::Honoured)
 }
 
@@ -134,11 +113,7 @@ pub(crate) fn ping_restart(draft: &mut Draft, d: &Directive) -> Outcome {
 
 pub(crate) fn inactive(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.timers.inactive = seconds_or_never(d, 0)?;
-    draft.config.timers.inactive_bytes = if d.args.len() > 1 {
-        number(d, 1, 0..=u64::MAX)?
-    } else {
-        0
-    };
+    draft.config.timers.inactive_bytes = if d.args.len() > 1 { number(d, 1, 0..=u64::MAX)? } else { 0 };
     Ok(Effect::Honoured)
 }
 
@@ -148,11 +123,7 @@ pub(crate) fn session_timeout(draft: &mut Draft, d: &Directive) -> Outcome {
 }
 
 pub(crate) fn explicit_exit_notify(draft: &mut Draft, d: &Directive) -> Outcome {
-    let mode = if d.args.is_empty() {
-        1
-    } else {
-        number(d, 0, 0..=2)?
-    };
+    let mode = if d.args.is_empty() { 1 } else { number(d, 0, 0..=2)? };
     draft.config.timers.explicit_exit_notify = mode > 0;
     Ok(match mode {
         2 => Effect::Noted("clients are told to come back to this server, as with 1".to_owned()),
@@ -177,14 +148,7 @@ pub(crate) fn mssfix(draft: &mut Draft, d: &Directive) -> Outcome {
     }
     let bytes = number(d, 0, 0..=u16::MAX)?;
     let mode = if d.args.len() > 1 {
-        word(
-            d,
-            1,
-            &[
-                ("mtu", MssFix::Mtu as fn(u16) -> MssFix),
-                ("fixed", MssFix::Fixed),
-            ],
-        )?
+        word(d, 1, &[("mtu", MssFix::Mtu as fn(u16) -> MssFix), ("fixed", MssFix::Fixed)])?
     } else {
         MssFix::Payload
     };
@@ -203,10 +167,7 @@ pub(crate) fn replay_window(draft: &mut Draft, d: &Directive) -> Outcome {
         return Err(bad(d, 0, "a window of 0 drops every packet that is late by one")
             .hint("leave the directive out for the default of 64"));
     }
-    let mut window = ReplayWindow {
-        packets,
-        ..ReplayWindow::default()
-    };
+    let mut window = ReplayWindow { packets, ..ReplayWindow::default() };
     if d.args.len() > 1 {
         window.time = seconds(d, 1, 0..=MAX_REPLAY_TIME)?;
     }
@@ -253,10 +214,7 @@ pub(crate) fn duplicate_cn(draft: &mut Draft, _: &Directive) -> Outcome {
 }
 
 fn rate(d: &Directive) -> Result<Rate, Diagnostic> {
-    Ok(Rate {
-        count: number(d, 0, 1..=u32::MAX)?,
-        per: seconds(d, 1, 1..=MAX_SECONDS)?,
-    })
+    Ok(Rate { count: number(d, 0, 1..=u32::MAX)?, per: seconds(d, 1, 1..=MAX_SECONDS)? })
 }
 
 pub(crate) fn connect_freq(draft: &mut Draft, d: &Directive) -> Outcome {
@@ -274,25 +232,15 @@ pub(crate) fn connect_freq_initial(draft: &mut Draft, d: &Directive) -> Outcome 
 pub(crate) fn reneg_sec(draft: &mut Draft, d: &Directive) -> Outcome {
     let max = number(d, 0, 0..=MAX_SECONDS)?;
     // A tenth of jitter unless told, as OpenVPN servers do.
-    let min = if d.args.len() > 1 {
-        number(d, 1, 0..=MAX_SECONDS)?
-    } else {
-        max - max / 10
-    };
+    let min = if d.args.len() > 1 { number(d, 1, 0..=MAX_SECONDS)? } else { max - max / 10 };
     if min > max {
-        return Err(bad(
-            d,
-            1,
-            format!("the minimum ({min}) is over the maximum ({max})"),
-        ));
+        return Err(bad(d, 1, format!("the minimum ({min}) is over the maximum ({max})")));
     }
     let timers = &mut draft.config.timers;
     timers.reneg_max = (max > 0).then_some(Duration::from_secs(max));
     timers.reneg_min = (max > 0).then_some(Duration::from_secs(min));
     if max == 0 {
-        return Ok(Effect::Noted(
-            "keys are renewed only at the cipher's own limits".to_owned(),
-        ));
+        return Ok(Effect::Noted("keys are renewed only at the cipher's own limits".to_owned()));
     }
     Ok(Effect::Honoured)
 }

@@ -30,11 +30,7 @@ pub(super) const TABLE: &[Spec] = &[
     on("setenv", 1, 2, run::setenv).list(),
     on("setenv-safe", 1, 2, run::setenv_safe).list(),
     on("tmp-dir", 1, 1, run::tmp_dir),
-    no(
-        "plugin",
-        "plugins are not in this release",
-        "use auth-user-pass-verify and client-connect programs",
-    ),
+    no("plugin", "plugins are not in this release", "use auth-user-pass-verify and client-connect programs"),
     no("up", DEVICE_HOOK, DEVICE_HINT),
     no("down", DEVICE_HOOK, DEVICE_HINT),
     no("route-up", DEVICE_HOOK, DEVICE_HINT),
@@ -58,14 +54,7 @@ pub(super) const TABLE: &[Spec] = &[
     no("management-external-key", MANAGEMENT, "use 'key FILE'"),
     no("management-external-cert", MANAGEMENT, "use 'cert FILE'"),
     no("management-forget-disconnect", MANAGEMENT, MANAGEMENT_HINT),
-    off(
-        "management-log-cache",
-        "it only concerns 'management', which is refused by itself",
-    ),
-    no(
-        "pf",
-        "packet filter files were removed from OpenVPN",
-        "use the host's packet filter",
-    ),
+    off("management-log-cache", "it only concerns 'management', which is refused by itself"),
+    no("pf", "packet filter files were removed from OpenVPN", "use the host's packet filter"),
     no("bypass-auth", LATER, "every client logs in"),
 ];

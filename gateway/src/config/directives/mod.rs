@@ -50,53 +50,27 @@ impl Spec {
 
 /// A directive that is honoured, with its fewest and most arguments.
 const fn on(name: &'static str, min: usize, max: usize, handler: Handler) -> Spec {
-    Spec {
-        name,
-        args: (min, max),
-        inline: false,
-        list: false,
-        class: Class::Honoured(handler),
-    }
+    Spec { name, args: (min, max), inline: false, list: false, class: Class::Honoured(handler) }
 }
 
 /// A directive that is left out.
 const fn off(name: &'static str, reason: &'static str) -> Spec {
-    Spec {
-        name,
-        args: (0, usize::MAX),
-        inline: true,
-        list: true,
-        class: Class::Ignored(reason),
-    }
+    Spec { name, args: (0, usize::MAX), inline: true, list: true, class: Class::Ignored(reason) }
 }
 
 /// A directive that refuses the start.
 const fn no(name: &'static str, reason: &'static str, hint: &'static str) -> Spec {
-    Spec {
-        name,
-        args: (0, usize::MAX),
-        inline: true,
-        list: true,
-        class: Class::Refused(reason, hint),
-    }
+    Spec { name, args: (0, usize::MAX), inline: true, list: true, class: Class::Refused(reason, hint) }
 }
 
 /// A directive of clients.
 const fn client(name: &'static str) -> Spec {
-    no(
-        name,
-        "this is a client's directive",
-        "leave it to the clients' profiles",
-    )
+    no(name, "this is a client's directive", "leave it to the clients' profiles")
 }
 
 /// A directive that belongs to one client.
 const fn per_client(name: &'static str) -> Spec {
-    no(
-        name,
-        "this belongs to one client",
-        "write it into the client's file in client-config-dir",
-    )
+    no(name, "this belongs to one client", "write it into the client's file in client-config-dir")
 }
 
 /// A directive that only means something under Windows.
@@ -106,13 +80,7 @@ const fn windows(name: &'static str) -> Spec {
 
 const LATER: &str = "not in this release";
 
-const TABLES: [&[Spec]; 5] = [
-    addressing::TABLE,
-    transport::TABLE,
-    tls::TABLE,
-    access::TABLE,
-    process::TABLE,
-];
+const TABLES: [&[Spec]; 5] = [addressing::TABLE, transport::TABLE, tls::TABLE, access::TABLE, process::TABLE];
 
 /// All rows.
 pub(super) fn all() -> impl Iterator<Item = &'static Spec> {
@@ -132,11 +100,7 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
         .map(|spec| (distance(name, spec.name), spec.name))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, known)| {
-            let shared = name
-                .chars()
-                .zip(known.chars())
-                .take_while(|(a, b)| a == b)
-                .count();
+            let shared = name.chars().zip(known.chars()).take_while(|(a, b)| a == b).count();
             (*distance, Reverse(shared))
         })
         .map(|(_, name)| name)
@@ -145,10 +109,8 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
 /// Edits (insert, delete, replace, swap of neighbours) between two words. Words longer than any name are infinitely far.
 fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 64;
-    let (a, b): (Vec<char>, Vec<char>) = (
-        a.chars().take(LONGEST + 1).collect(),
-        b.chars().take(LONGEST + 1).collect(),
-    );
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(LONGEST + 1).collect(), b.chars().take(LONGEST + 1).collect());
     if a.len() > LONGEST || b.len() > LONGEST {
         return usize::MAX;
     }

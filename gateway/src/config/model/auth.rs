@@ -124,10 +124,7 @@ impl Hooks {
     /// The programs that are configured, each with the name of its directive.
     pub fn commands(&self) -> impl Iterator<Item = (&'static str, &HookCommand)> {
         [
-            (
-                "auth-user-pass-verify",
-                self.auth_user_pass_verify.as_ref().map(|hook| &hook.command),
-            ),
+            ("auth-user-pass-verify", self.auth_user_pass_verify.as_ref().map(|hook| &hook.command)),
             ("client-connect", self.client_connect.as_ref()),
             ("client-disconnect", self.client_disconnect.as_ref()),
             ("learn-address", self.learn_address.as_ref()),

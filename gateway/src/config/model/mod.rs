@@ -90,8 +90,7 @@ impl Source {
             Self::File(path) => {
                 let file = std::fs::File::open(path)?;
                 let mut text = Secret::new(Vec::new());
-                file.take(limit.saturating_add(1))
-                    .read_to_end(text.expose_mut())?;
+                file.take(limit.saturating_add(1)).read_to_end(text.expose_mut())?;
                 if text.expose().len() as u64 > limit {
                     let message = format!("more than {limit} bytes");
                     return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));

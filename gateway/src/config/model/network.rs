@@ -122,13 +122,7 @@ impl Ifconfig6 {
 
     /// Whether the address is in the network.
     pub const fn contains(self, address: Ipv6Addr) -> bool {
-        Self {
-            local: address,
-            ..self
-        }
-        .network()
-        .to_bits()
-            == self.network().to_bits()
+        Self { local: address, ..self }.network().to_bits() == self.network().to_bits()
     }
 }
 

@@ -79,10 +79,7 @@ pub struct ReplayWindow {
 
 impl Default for ReplayWindow {
     fn default() -> Self {
-        Self {
-            packets: 64,
-            time: Duration::from_secs(15),
-        }
+        Self { packets: 64, time: Duration::from_secs(15) }
     }
 }
 
@@ -178,10 +175,7 @@ impl Default for Limits {
             max_clients: 1024,
             max_routes_per_client: 256,
             duplicate_cn: false,
-            connect_freq_initial: Rate {
-                count: 100,
-                per: Duration::from_secs(10),
-            },
+            connect_freq_initial: Rate { count: 100, per: Duration::from_secs(10) },
             max_half_open: 1024,
         }
     }

@@ -32,9 +32,7 @@ pub fn run_on<F: Future>(backend: IoBackend, future: F) -> io::Result<F::Output>
             Ok(tokio_uring::Runtime::new(&builder)?.block_on(future))
         }
         IoBackend::Epoll => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(LocalSet::new().block_on(&runtime, future))
         }
     }

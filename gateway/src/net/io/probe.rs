@@ -39,10 +39,7 @@ pub fn probe(choice: IoChoice) -> io::Result<(IoBackend, String)> {
             let text = format!("io uring: the host refuses io_uring: {}", explain(&error));
             Err(io::Error::new(error.kind(), text))
         }
-        (Err(error), _) => Ok((
-            IoBackend::Epoll,
-            format!("io_uring is refused: {}", explain(&error)),
-        )),
+        (Err(error), _) => Ok((IoBackend::Epoll, format!("io_uring is refused: {}", explain(&error)))),
     }
 }
 

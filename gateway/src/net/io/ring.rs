@@ -63,20 +63,11 @@ impl RecvRing {
             bytes: [0; SLOT_LEN],
             name: Name::EMPTY,
             control: Control::EMPTY,
-            iov: libc::iovec {
-                iov_base: std::ptr::null_mut(),
-                iov_len: 0,
-            },
+            iov: libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 },
             header: empty_header(),
         });
         let slot = NonNull::from(Box::leak(slot));
-        Ok(Self {
-            ready,
-            ring: RefCell::new(ring),
-            slot,
-            armed: Cell::new(false),
-            socket,
-        })
+        Ok(Self { ready, ring: RefCell::new(ring), slot, armed: Cell::new(false), socket })
     }
 
     /// The next datagram, copied into `buf`.
@@ -116,10 +107,7 @@ impl RecvRing {
         let slot = self.slot.as_ptr();
         // SAFETY: no receive is in flight, so the slot, which lives until drop, is ours alone.
         let s = unsafe { &mut *slot };
-        s.iov = libc::iovec {
-            iov_base: s.bytes.as_mut_ptr().cast(),
-            iov_len: SLOT_LEN,
-        };
+        s.iov = libc::iovec { iov_base: s.bytes.as_mut_ptr().cast(), iov_len: SLOT_LEN };
         s.header.msg_name = s.name.0.as_mut_ptr().cast();
         s.header.msg_namelen = NAME_LEN as libc::socklen_t;
         s.header.msg_iov = &raw mut s.iov;
@@ -128,9 +116,7 @@ impl RecvRing {
         s.header.msg_controllen = CONTROL_LEN as _;
         s.header.msg_flags = 0;
         let fd = types::Fd(self.socket.as_raw_fd());
-        let entry = opcode::RecvMsg::new(fd, &raw mut s.header)
-            .build()
-            .user_data(RECEIVE);
+        let entry = opcode::RecvMsg::new(fd, &raw mut s.header).build().user_data(RECEIVE);
         let mut ring = self.ring.borrow_mut();
         // SAFETY: the descriptor and all memory of the request outlive it: drop waits for its end before freeing either.
         let pushed = unsafe { ring.submission().push(&entry) };

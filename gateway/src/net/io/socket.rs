@@ -19,10 +19,7 @@ pub struct ControlSocket(Inner);
 
 #[derive(Clone)]
 enum Inner {
-    Uring {
-        receive: Rc<RecvRing>,
-        send: Rc<tokio_uring::net::UdpSocket>,
-    },
+    Uring { receive: Rc<RecvRing>, send: Rc<tokio_uring::net::UdpSocket> },
     Epoll(Rc<tokio::net::UdpSocket>),
 }
 
@@ -66,9 +63,7 @@ impl ControlSocket {
         match &self.0 {
             Inner::Uring { receive, .. } => receive.recv(buf).await,
             Inner::Epoll(socket) => {
-                socket
-                    .async_io(Interest::READABLE, || recv_now(socket.as_fd(), buf))
-                    .await
+                socket.async_io(Interest::READABLE, || recv_now(socket.as_fd(), buf)).await
             }
         }
     }
@@ -87,9 +82,7 @@ impl ControlSocket {
                 result.map(drop)
             }
             Inner::Epoll(socket) => {
-                socket
-                    .async_io(Interest::WRITABLE, || try_send_now(socket.as_fd(), &bytes, &path))
-                    .await
+                socket.async_io(Interest::WRITABLE, || try_send_now(socket.as_fd(), &bytes, &path)).await
             }
         }
     }
