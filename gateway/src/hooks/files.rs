@@ -57,12 +57,22 @@ impl HookDir {
     pub fn file(self: &Arc<Self>, name: &str, content: &[u8]) -> io::Result<HookFile> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("{name}-{number}"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)?;
+        let open = || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)
+        };
+        let mut file = match open() {
+            // Somebody cleaned up the temporary directory under us: logins must not fail for ever because of that.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().mode(0o700).create(&self.path)?;
+                open()?
+            }
+            other => other?,
+        };
         let guard = HookFile { path, _dir: Arc::clone(self) };
         file.write_all(content)?;
         Ok(guard)

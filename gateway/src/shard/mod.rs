@@ -9,6 +9,7 @@
 //! Everything of a shard is on its thread: tasks borrow its state for a moment and never across an await.
 
 mod client;
+mod farewell;
 mod login;
 mod run;
 mod state;

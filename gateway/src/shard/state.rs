@@ -402,7 +402,7 @@ impl Shard {
         let shard = Rc::clone(self);
         self.leaving.set(self.leaving.get() + 1);
         tokio::task::spawn_local(async move {
-            super::login::logout(&shard, handle, client, stats).await;
+            super::farewell::logout(&shard, handle, client, stats).await;
             shard.leaving.set(shard.leaving.get().saturating_sub(1));
         });
     }

@@ -4,10 +4,10 @@
 //!  Reset ──▶ Negotiating ──keys exchanged──▶ Pulling ──PUSH_REPLY──▶ Established ⟲ renegotiate ──▶ Closed
 //! ```
 
+use super::agree::renegotiation_key;
 use super::channel::{Channel, Progress};
 use super::link::{Link, Protection};
 use super::params::SessionParams;
-use super::server::renegotiation_key;
 use super::timer::{Timer, TimerTable};
 use crate::data::{DataKey, Framing};
 use crate::keys::{ClientMessage, EXPORT_DATA_KEYS, KeyMaterial, KeySource, Role, ServerMessage};

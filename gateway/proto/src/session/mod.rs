@@ -10,6 +10,7 @@
 //! **Drain after every call.** Whoever calls in reads transmits and events until both are empty, and then the timeout,
 //! before calling in again or sleeping. Nothing happens between calls; nothing is sent that was not polled.
 
+mod agree;
 mod channel;
 mod client;
 mod event;

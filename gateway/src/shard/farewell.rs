@@ -1,0 +1,102 @@
+//! What a client holds, and how it is given back: when a login fails half way, and when a client leaves.
+
+use tessera_proto::endpoint::Handle;
+use tracing::info;
+
+use super::client::{Account, Client};
+use super::state::{Shard, Shared};
+use crate::clock;
+use crate::data::PeerStats;
+use crate::hooks::Env;
+use crate::lease::{Lease, PeerHandle};
+use crate::routes::Prefix;
+
+/// What a login holds before its client is admitted.
+pub(super) struct Resources<'a> {
+    shard: &'a Shared,
+    handle: Handle,
+    account: Account,
+    pub(super) lease: Option<Lease>,
+    pub(super) peer: Option<PeerHandle>,
+    /// `client-connect` succeeded: whatever happens, `client-disconnect` runs.
+    pub(super) connected: bool,
+    pub(super) env: Env,
+    /// The client record owns everything now; its removal gives it back.
+    pub(super) handed_over: bool,
+}
+
+impl<'a> Resources<'a> {
+    pub(super) fn new(shard: &'a Shared, handle: Handle, account: &Account, env: Env) -> Self {
+        let account = account.clone();
+        Self { shard, handle, account, lease: None, peer: None, connected: false, env, handed_over: false }
+    }
+
+    pub(super) fn keep(self) {
+        debug_assert!(self.handed_over, "an admitted client owns its resources");
+    }
+
+    pub(super) async fn give_back(mut self) {
+        if self.handed_over {
+            return;
+        }
+        if let Some(lease) = self.lease.take() {
+            self.shard.directory.release_lease(lease);
+        }
+        if let Some(peer) = self.peer.take() {
+            self.shard.directory.remove_routes(peer.id);
+            self.shard.directory.release_peer(peer, clock::now());
+        }
+        if self.connected {
+            farewell_hook(self.shard, self.env.clone(), PeerStats::default(), 0).await;
+        }
+        self.shard.directory.release_name(&self.account.common_name, self.shard.session_ref(self.handle));
+    }
+}
+
+/// The end of an established client, after its worker has let go of it.
+pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, data: PeerStats) {
+    let stats = PeerStats {
+        received: data.received + client.control.received,
+        sent: data.sent + client.control.sent,
+    };
+    let duration = clock::unix_seconds().saturating_sub(client.since);
+    info!(
+        name = client.name(),
+        username = client.account.username,
+        v4 = client.v4.map(tracing::field::display),
+        v6 = client.v6.map(tracing::field::display),
+        received = stats.received,
+        sent = stats.sent,
+        duration,
+        reason = client.leaving.as_deref().unwrap_or(""),
+        "client left"
+    );
+    shard.directory.remove_routes(client.peer.id);
+    shard.directory.release_peer(client.peer, clock::now());
+    if let Some(lease) = client.lease.take() {
+        shard.directory.release_lease(lease);
+    }
+    if let Some(command) = &shard.config.hooks.learn_address {
+        for prefix in &client.iroutes {
+            shard.hooks.learn_address(command, client.env.clone(), "delete", &learned(*prefix), None).await;
+        }
+    }
+    farewell_hook(shard, client.env.clone(), stats, duration).await;
+    shard.directory.release_name(&client.account.common_name, shard.session_ref(handle));
+}
+
+async fn farewell_hook(shard: &Shard, mut env: Env, stats: PeerStats, duration: u64) {
+    let Some(command) = &shard.config.hooks.client_disconnect else {
+        return;
+    };
+    env.set("bytes_received", stats.received.to_string());
+    env.set("bytes_sent", stats.sent.to_string());
+    env.set("time_duration", duration.to_string());
+    shard.hooks.client_disconnect(command, env).await;
+}
+
+/// A prefix as `learn-address` names it: hosts without a length.
+pub(super) fn learned(prefix: Prefix) -> String {
+    let host = if prefix.addr().is_ipv4() { 32 } else { 128 };
+    if prefix.len() == host { prefix.addr().to_string() } else { prefix.to_string() }
+}
