@@ -217,7 +217,7 @@ fn rate(d: &Directive) -> Result<Rate, Diagnostic> {
     Ok(Rate { count: number(d, 0, 1..=u32::MAX)?, per: seconds(d, 1, 1..=MAX_SECONDS)? })
 }
 
-pub(crate) fn connect_freq(draft: &mut Draft, d: &Directive) -> Outcome {
+pub(crate) fn connect_freq(_: &mut Draft, d: &Directive) -> Outcome {
     rate(d)?;
     Ok(Effect::Ignored(
         "not applied: new clients are bounded by connect-freq-initial, cookies and max-half-open".to_owned(),
