@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use rustls::pki_types::CertificateDer;
 use tessera_proto::peer_info::PeerInfo;
 
 use crate::data::PeerStats;
@@ -21,6 +22,8 @@ pub(super) struct Account {
     pub(super) owner: Owner,
     /// `tls_*` and `X509_*` variables.
     pub(super) cert_env: Vec<(String, String)>,
+    /// What it showed, to be judged again when a revocation list changes.
+    pub(super) chain: Vec<CertificateDer<'static>>,
     /// What the client says about itself.
     pub(super) peer_info: PeerInfo,
 }

@@ -163,6 +163,7 @@ impl Login<'_> {
             username: request.username.clone(),
             owner: Owner { username: request.username.clone(), certificate },
             cert_env,
+            chain: request.certificates.clone(),
             peer_info: request.peer_info.clone(),
         })
     }

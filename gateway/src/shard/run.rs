@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tessera_proto::session::Close;
 use tokio::sync::{mpsc, oneshot};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::state::{SEND_QUEUE, Shard, Shared};
 use super::{Command, GOODBYE, ShardSetup};
@@ -19,6 +19,8 @@ use crate::net::io::{ControlSocket, run_on};
 const MAX_DATAGRAM: usize = 4096;
 /// Between two receive errors of a socket (an interface that is down, say) the loop rests.
 const ERROR_REST: Duration = Duration::from_millis(100);
+/// How often the revocation list is looked at.
+const REVOCATION_CHECK: Duration = Duration::from_secs(1);
 /// How often a stopping shard looks whether its clients have heard it.
 const STOP_POLL: Duration = Duration::from_millis(20);
 
@@ -45,6 +47,7 @@ pub fn run(mut setup: ShardSetup) -> io::Result<()> {
             tokio::task::spawn_local(recv_loop(Rc::clone(&shard), listener, socket));
         }
         tokio::task::spawn_local(timer_loop(Rc::clone(&shard)));
+        tokio::task::spawn_local(revocation_loop(Rc::clone(&shard)));
         tokio::task::spawn_local(worker_loop(Rc::clone(&shard), from_workers));
         command_loop(&shard, commands).await;
         Ok(())
@@ -97,6 +100,14 @@ async fn timer_loop(shard: Shared) {
     }
 }
 
+/// A revoked client is gone within a second, whether anybody logs in or not.
+async fn revocation_loop(shard: Shared) {
+    loop {
+        tokio::time::sleep(REVOCATION_CHECK).await;
+        shard.follow_revocations();
+    }
+}
+
 async fn worker_loop(shard: Shared, mut messages: mpsc::Receiver<FromWorker>) {
     while let Some(message) = messages.recv().await {
         shard.on_worker(message);
@@ -131,6 +142,9 @@ async fn stop(shard: &Shared, reason: &str) {
     };
     for handle in handles {
         shard.close(handle, Close::Restart(reason.to_owned()));
+    }
+    for (reason, count) in &shard.state.borrow().drops {
+        info!(shard = shard.index, ?reason, count, "control packets dropped");
     }
     let end = clock::now() + GOODBYE;
     while shard.state.borrow().endpoint.counts().0 > 0 && clock::now() < end {

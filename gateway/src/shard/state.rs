@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ring::rand::SecureRandom;
 use tessera_proto::Rng;
 use tessera_proto::endpoint::{Drop as Dropped, Endpoint, EndpointConfig, Handle, Handled};
+use tessera_proto::message::AuthFailure;
 use tessera_proto::session::{AuthRequest, Close, CloseReason, Event};
 use tessera_wire::{PeerId, data};
 use tokio::sync::{Notify, mpsc, watch};
@@ -154,12 +155,12 @@ impl Shard {
             let bytes = bytes.to_vec();
             return self.data.tell(id, ToWorker::Datagram { listener, path, bytes });
         }
+        self.follow_revocations();
         {
             let state = &mut *self.state.borrow_mut();
             if state.stopping && !state.links.values().any(|link| link.listener == listener) {
                 return;
             }
-            state.reload_revocations();
             match state.endpoint.handle_datagram(bytes, path.remote, clock::read()) {
                 Handled::Dropped(reason) => *state.drops.entry(reason).or_default() += 1,
                 Handled::Reply(reply) => {
@@ -406,21 +407,35 @@ impl Shard {
             shard.leaving.set(shard.leaving.get().saturating_sub(1));
         });
     }
-}
 
-impl State {
-    /// Takes a changed revocation list into use for the sessions to come.
-    fn reload_revocations(&mut self) {
-        match self.tls.reload_crl(clock::now()) {
-            CrlReload::NotDue | CrlReload::Unchanged => {}
-            CrlReload::Reloaded(warnings) => {
-                info!("certificate revocation list reloaded");
-                for warning in warnings {
-                    warn!("{warning}");
+    /// Takes a changed revocation list into use: for sessions to come, and for those that are here.
+    pub(super) fn follow_revocations(self: &Rc<Self>) {
+        let revoked: Vec<Handle> = {
+            let state = &mut *self.state.borrow_mut();
+            match state.tls.reload_crl(clock::now()) {
+                CrlReload::NotDue | CrlReload::Unchanged => return,
+                CrlReload::KeptOld(error) => return warn!("the new revocation list is not used: {error}"),
+                CrlReload::Reloaded(warnings) => {
+                    info!("certificate revocation list reloaded");
+                    for warning in warnings {
+                        warn!("{warning}");
+                    }
                 }
-                self.endpoint.set_tls(self.tls.server_config());
             }
-            CrlReload::KeptOld(error) => warn!("the new revocation list is not used: {error}"),
+            state.endpoint.set_tls(state.tls.server_config());
+            let State { tls, clients, .. } = state;
+            let is_bad = |client: &Client| {
+                let chain = &client.account.chain;
+                let verdict = if chain.is_empty() { Ok(()) } else { tls.recheck(chain) };
+                verdict
+                    .inspect_err(|error| warn!(name = client.name(), "session ends: {}", explain(error)))
+                    .is_err()
+            };
+            clients.iter().filter(|(_, client)| is_bad(client)).map(|(handle, _)| *handle).collect()
+        };
+        for handle in revoked {
+            let failure = AuthFailure::Denied(Some("certificate revoked".into()));
+            self.close(handle, Close::AuthFailed(failure));
         }
     }
 }
