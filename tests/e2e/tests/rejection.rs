@@ -12,7 +12,15 @@ use tessera_e2e::harness::{ClientConfig, Identity, Pki, Server, ServerConfig, Ve
 
 const SOON: Duration = Duration::from_secs(20);
 
-tessera_e2e::stock_clients!(wrong_password, revoked, revoked_later, expired, other_authority, no_certificate);
+tessera_e2e::stock_clients!(
+    wrong_password,
+    revoked,
+    revoked_later,
+    tesserad_only_revoked_while_connected,
+    expired,
+    other_authority,
+    no_certificate
+);
 
 fn wrong_password(version: Version) {
     let site = Site::new(1);
@@ -51,6 +59,18 @@ fn revoked_later(version: Version) {
         !client.process.logged(&["Initialization Sequence Completed"]),
         "a revoked certificate was let in"
     );
+}
+
+/// Whoever is revoked while connected goes at once, not at its next renegotiation.
+fn tesserad_only_revoked_while_connected(version: Version) {
+    let site = Site::new(1);
+    let identity = site.identity(0);
+    let list = site.net.write("crl.pem", &site.pki.revocation_list(&[]));
+    let _server = Server::start(&site.net, &site.server().line(format!("crl-verify {list}")));
+    let mut client = site.client(0, version).identity(&site.net, &identity).connect(&site.net, 0);
+    pause(Duration::from_millis(1100));
+    site.net.write("crl.pem", &site.pki.revocation_list(&[&identity]));
+    client.process.wait_for(&["AUTH_FAILED"], Duration::from_secs(5));
 }
 
 fn expired(version: Version) {
