@@ -1,16 +1,14 @@
 //! `tessera config`: what the gateway would make of a configuration file.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clap::{Subcommand, ValueEnum};
+use tessera_api::API_VERSION;
+use tessera_api::config::ConfigReport;
 
 use crate::exit;
-
-/// `tesserad` refused the configuration (`EX_CONFIG`).
-const DAEMON_CONFIG: i32 = 78;
-/// `tesserad` was called wrongly (`EX_USAGE`).
-const DAEMON_USAGE: i32 = 64;
 
 /// Commands about configuration files.
 #[derive(Debug, Subcommand)]
@@ -40,22 +38,38 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<u8, (u8, String)> {
     if !file.is_file() {
         return Err((exit::NOT_FOUND, format!("there is no file '{}'", file.display())));
     }
-    let output = match output {
-        Output::Table => "table",
-        Output::Json => "json",
+    let report = check(file).map_err(|message| (exit::FAILED, message))?;
+    let text = match output {
+        Output::Table => report.to_string(),
+        Output::Json => {
+            serde_json::to_string_pretty(&report).map_err(|e| (exit::FAILED, e.to_string()))? + "\n"
+        }
     };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| (exit::FAILED, e.to_string()))?;
+    Ok(if report.accepted { exit::OK } else { exit::REFUSED })
+}
+
+/// Asks the gateway's own program: it alone knows what it would do.
+fn check(file: &Path) -> Result<ConfigReport, String> {
     let daemon = daemon();
-    let status = Command::new(&daemon)
-        .args(["--check", "-o", output, "--config"])
+    let output = Command::new(&daemon)
+        .args(["--check", "-o", "json", "--config"])
         .arg(file)
-        .status()
-        .map_err(|error| (exit::FAILED, format!("cannot run '{}': {error}", daemon.display())))?;
-    match status.code() {
-        Some(0) => Ok(exit::OK),
-        Some(DAEMON_CONFIG) => Ok(exit::REFUSED),
-        Some(DAEMON_USAGE) => Ok(exit::USAGE),
-        _ => Err((exit::FAILED, format!("'{}' ended with {status}", daemon.display()))),
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot run '{}': {error}", daemon.display()))?;
+    let report: ConfigReport = serde_json::from_slice(&output.stdout).map_err(|error| {
+        format!("'{}' ended with {} and no report: {error}", daemon.display(), output.status)
+    })?;
+    if report.api_version != API_VERSION {
+        return Err(format!(
+            "'{}' speaks version {} of the contract, not {API_VERSION}",
+            daemon.display(),
+            report.api_version
+        ));
     }
+    Ok(report)
 }
 
 /// The `tesserad` beside this program, else the one in `PATH`.

@@ -4,8 +4,6 @@
 pub(crate) const OK: u8 = 0;
 /// It failed.
 pub(crate) const FAILED: u8 = 1;
-/// The command line makes no sense (also what `clap` exits with).
-pub(crate) const USAGE: u8 = 2;
 /// What was named is not there.
 pub(crate) const NOT_FOUND: u8 = 3;
 /// Refused: a configuration that the gateway would not start with.

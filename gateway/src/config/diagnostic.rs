@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+pub use tessera_api::config::Severity;
 
 /// Where a directive (or one of its arguments) was written. Prints as `file:line:column` or `command line:N`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,16 +57,6 @@ impl Serialize for Place {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
-}
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth knowing; the start goes on.
-    Warning,
-    /// The start is refused.
-    Error,
 }
 
 /// One finding. Messages never hold a secret: not a key, a token or a password.

@@ -1,36 +1,14 @@
 //! What became of each directive, for people (table) and programs (JSON).
 
-use std::fmt::Write as _;
+use tessera_api::API_VERSION;
+use tessera_api::config::{ConfigReport, DirectiveReport, Problem};
 
-use serde::Serialize;
+pub use tessera_api::config::Verdict;
 
 use super::diagnostic::{Diagnostic, Place};
 
-/// What became of one directive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// It is done.
-    Honoured,
-    /// It is left out without harm.
-    Ignored,
-    /// It refuses the start.
-    Refused,
-}
-
-impl Verdict {
-    /// The word for people.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Honoured => "honoured",
-            Self::Ignored => "ignored harmlessly",
-            Self::Refused => "refused",
-        }
-    }
-}
-
 /// One directive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its name.
     pub directive: String,
@@ -39,15 +17,13 @@ pub struct Row {
     /// What became of it.
     pub verdict: Verdict,
     /// Why, or what else there is to know; always there unless it is simply honoured.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// What to do about a refusal.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 /// The whole report. Holds no argument that could be a secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Each directive in the order it was given.
     pub directives: Vec<Row>,
@@ -87,53 +63,36 @@ impl Report {
 
     /// The table for people; ends with a line that counts.
     pub fn table(&self) -> String {
-        let cells: Vec<(String, &str, &Row)> =
-            self.directives.iter().map(|row| (row.place.to_string(), row.verdict.word(), row)).collect();
-        let width = |len: fn(&(String, &str, &Row)) -> usize| cells.iter().map(len).max().unwrap_or(0);
-        let (places, verdicts) = (width(|cell| cell.0.chars().count()), width(|cell| cell.1.len()));
-        let names = width(|cell| cell.2.directive.chars().count());
-        let mut out = String::new();
-        for (place, verdict, row) in &cells {
-            let name = row.directive.as_str();
-            // Writing to a String cannot fail.
-            let _ = write!(out, "{place:places$}  {verdict:verdicts$}  {name:names$}");
-            if let Some(note) = &row.note {
-                let _ = write!(out, "  {note}");
-            }
-            if let Some(hint) = &row.hint {
-                let _ = write!(out, " (hint: {hint})");
-            }
-            let trimmed = out.trim_end().len();
-            out.truncate(trimmed);
-            out.push('\n');
-        }
-        for problem in &self.problems {
-            let _ = writeln!(out, "{problem}");
-        }
-        let count = |verdict| self.directives.iter().filter(|row| row.verdict == verdict).count();
-        let errors = self.problems.iter().filter(|problem| problem.is_error()).count();
-        let _ = writeln!(
-            out,
-            "{} honoured, {} ignored harmlessly, {} refused, {errors} errors, {} warnings",
-            count(Verdict::Honoured),
-            count(Verdict::Ignored),
-            count(Verdict::Refused),
-            self.problems.len() - errors,
-        );
-        out
+        self.to_api().to_string()
     }
 
-    /// The report as one JSON object, with `accepted` beside the two lists.
+    /// The report as one JSON object, by the contract of [`tessera_api::config`].
     ///
     /// # Errors
     /// None that is known: all fields are strings and numbers.
     pub fn json(&self) -> serde_json::Result<String> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            accepted: bool,
-            #[serde(flatten)]
-            report: &'a Report,
+        serde_json::to_string_pretty(&self.to_api())
+    }
+
+    fn to_api(&self) -> ConfigReport {
+        let directives = self.directives.iter().map(|row| DirectiveReport {
+            directive: row.directive.clone(),
+            place: row.place.to_string(),
+            verdict: row.verdict,
+            note: row.note.clone(),
+            hint: row.hint.clone(),
+        });
+        let problems = self.problems.iter().map(|problem| Problem {
+            place: problem.place.to_string(),
+            severity: problem.severity,
+            message: problem.message.clone(),
+            hint: problem.hint.clone(),
+        });
+        ConfigReport {
+            api_version: API_VERSION,
+            accepted: !self.refused(),
+            directives: directives.collect(),
+            problems: problems.collect(),
         }
-        serde_json::to_string_pretty(&Document { accepted: !self.refused(), report: self })
     }
 }
