@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 /// Most bytes that a peer may send before its handshake is finished: a certificate chain of 16 KiB and everything
 /// around it fits twice; a stranger must not make us buffer more.
 const MAX_HANDSHAKE_BYTES: usize = 32 * 1024;
+/// Content type, version, length.
+const RECORD_HEADER: usize = 5;
 /// Most plaintext that waits in either direction inside the TLS library.
 const MAX_BUFFERED: usize = 64 * 1024;
 
@@ -17,6 +19,10 @@ const MAX_BUFFERED: usize = 64 * 1024;
 pub(crate) struct Tls {
     conn: Connection,
     received: usize,
+    /// The header of a record that has not arrived whole, and what is missing of the record behind it.
+    header: Vec<u8>,
+    record_left: usize,
+    records: Vec<Zeroizing<Vec<u8>>>,
     outgoing: Vec<u8>,
 }
 
@@ -53,10 +59,18 @@ impl Tls {
 
     fn new(mut conn: Connection) -> Self {
         conn.set_buffer_limit(Some(MAX_BUFFERED));
-        Self { conn, received: 0, outgoing: Vec::new() }
+        Self {
+            conn,
+            received: 0,
+            header: Vec::new(),
+            record_left: 0,
+            records: Vec::new(),
+            outgoing: Vec::new(),
+        }
     }
 
-    /// Takes bytes of the peer in, in order.
+    /// Takes bytes of the peer in, in order. Records are told apart here, because a message is one record: what is read
+    /// from the TLS library is a stream.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), TlsError> {
         if self.conn.is_handshaking() {
             self.received = self.received.saturating_add(bytes.len());
@@ -64,6 +78,37 @@ impl Tls {
                 return Err(TlsError::HandshakeTooLarge);
             }
         }
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at_checked(self.next_part(bytes)).unwrap_or((bytes, &[]));
+            bytes = rest;
+            self.feed_part(part)?;
+            if self.record_left == 0 && self.header.is_empty() {
+                let plaintext = self.read_plaintext();
+                if !plaintext.is_empty() {
+                    self.records.push(plaintext);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of `bytes` belong to the record at hand (or to its header), which this follows along.
+    fn next_part(&mut self, bytes: &[u8]) -> usize {
+        if self.record_left > 0 {
+            let len = self.record_left.min(bytes.len());
+            self.record_left = self.record_left.saturating_sub(len);
+            return len;
+        }
+        let len = RECORD_HEADER.saturating_sub(self.header.len()).min(bytes.len());
+        self.header.extend_from_slice(bytes.get(..len).unwrap_or_default());
+        if let &[_, _, _, high, low] = self.header.as_slice() {
+            self.record_left = usize::from(u16::from_be_bytes([high, low]));
+            self.header.clear();
+        }
+        len
+    }
+
+    fn feed_part(&mut self, mut bytes: &[u8]) -> Result<(), TlsError> {
         while !bytes.is_empty() {
             // Reading from a slice cannot fail; 0 means that the library's buffer is full and must be processed.
             let taken = self.conn.read_tls(&mut bytes).unwrap_or(0);
@@ -76,12 +121,16 @@ impl Tls {
         Ok(())
     }
 
-    /// Everything that was decrypted so far; wiped when dropped.
-    pub(crate) fn take_plaintext(&mut self) -> Zeroizing<Vec<u8>> {
+    fn read_plaintext(&mut self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::new());
         // `WouldBlock` ends the plaintext at hand; there is no other error on this reader.
         let _ = self.conn.reader().read_to_end(&mut out);
         out
+    }
+
+    /// What was decrypted since the last call, one entry a record; wiped when dropped.
+    pub(crate) fn take_records(&mut self) -> Vec<Zeroizing<Vec<u8>>> {
+        core::mem::take(&mut self.records)
     }
 
     /// Encrypts one message into one record.

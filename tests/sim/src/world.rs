@@ -402,7 +402,9 @@ impl World {
         while let Some((handle, event)) = self.endpoint.poll_event() {
             self.server_event(handle, event);
         }
+        let most = self.options.params.max_packet;
         while let Some((_, _, bytes)) = self.endpoint.poll_transmit() {
+            assert!(bytes.len() <= most, "a control packet of {} bytes", bytes.len());
             self.net.send(Side::Client, &bytes, now.mono);
         }
         self.endpoint.poll_timeout();
@@ -410,6 +412,8 @@ impl World {
             self.client_event(event);
         }
         while let Some(bytes) = self.client.poll_transmit() {
+            // A wrapped client key may stand behind the packet.
+            assert!(bytes.len() <= most + 1024, "a control packet of {} bytes", bytes.len());
             self.net.send(Side::Server, &bytes, now.mono);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use tessera_proto::Digest;
+use tessera_proto::session::{Close, Credentials};
 use tessera_sim::world::{PASSWORD, TOKEN};
 use tessera_sim::{Mode, Options, World};
 
@@ -52,5 +53,69 @@ fn renegotiates_from_either_side_with_the_token() {
         }
         assert_eq!(world.journal.passwords[0], PASSWORD);
         assert!(world.journal.passwords[1..].iter().all(|p| p == TOKEN), "{:?}", world.journal.passwords);
+    }
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_nothing_flows() {
+    for mode in MODES {
+        let mut world = World::new(Options { password: "guess".into(), ..Options::new(3, mode) });
+        let refused = world.run(Duration::from_secs(60), |w| !w.journal.refused.is_empty());
+        assert!(refused, "{mode:?}: {world:?}");
+        assert_eq!(world.journal.refused, ["go away"]);
+        world.exchange_data();
+        world.idle(Duration::from_secs(10));
+        assert_eq!((world.journal.connected, world.journal.delivered), (0, (0, 0)));
+        assert_eq!(world.endpoint().counts(), (0, 0), "nothing is left of the session");
+    }
+}
+
+#[test]
+fn the_user_name_is_that_of_the_first_login_for_life() {
+    let mut world = World::new(Options::new(4, Mode::TlsCrypt));
+    connect(&mut world);
+    let password = tessera_proto::Secret::new(PASSWORD.to_owned());
+    world.client().set_credentials(Credentials { username: "mallory".into(), password });
+    let now = world.now();
+    world.client().renegotiate(now);
+    assert!(world.run(Duration::from_secs(60), |w| !w.journal.refused.is_empty()), "{world:?}");
+    assert!(world.journal.refused[0].contains("changed"), "{:?}", world.journal.refused);
+    assert_eq!(world.journal.passwords, [PASSWORD], "the hook is not even asked");
+    assert!(world.peers().is_empty(), "its data ends at once");
+}
+
+#[test]
+fn a_stop_tells_the_client_to_come_back_and_keep_its_token() {
+    let mut world = World::new(Options::new(5, Mode::TlsCryptV2));
+    connect(&mut world);
+    let now = world.now();
+    for handle in world.endpoint().handles() {
+        world.endpoint().with(handle, |s| s.close(Close::Restart("bye".into()), now));
+    }
+    assert!(world.run(Duration::from_secs(10), |w| !w.journal.dismissed.is_empty()));
+    assert_eq!(world.journal.dismissed, ["RESTART,[P]:bye"]);
+    world.reconnect();
+    connect(&mut world);
+    assert_eq!(world.journal.passwords, [PASSWORD, TOKEN]);
+}
+
+#[test]
+fn key_ids_wrap_from_seven_to_one() {
+    let mut world = World::new(Options::new(6, Mode::TlsCrypt));
+    connect(&mut world);
+    for round in 1..=16 {
+        let now = world.now();
+        world.client().renegotiate(now);
+        assert!(
+            world.run(Duration::from_secs(60), |w| w.journal.renegotiated == round),
+            "{round}: {world:?}"
+        );
+        // Within the deferral of the new key, and after it.
+        for wait in [1, 70] {
+            let before = world.journal.delivered;
+            world.exchange_data();
+            world.idle(Duration::from_secs(wait));
+            assert_eq!(world.journal.delivered, (before.0 + 1, before.1 + 1), "round {round}");
+        }
     }
 }

@@ -38,8 +38,8 @@ enum Stage {
 pub(super) struct Progress {
     /// What stood behind the peer's reset.
     pub(super) reset_payload: Option<Vec<u8>>,
-    /// Decrypted bytes, in order.
-    pub(super) plaintext: Zeroizing<Vec<u8>>,
+    /// Decrypted records, in order.
+    pub(super) records: Vec<Zeroizing<Vec<u8>>>,
 }
 
 /// One negotiation.
@@ -125,14 +125,14 @@ impl Channel {
                 self.stage = Stage::Failed;
                 return Err(error);
             }
-            progress.plaintext.extend_from_slice(&self.tls.take_plaintext());
+            progress.records.extend(self.tls.take_records());
         }
         Ok(progress)
     }
 
-    /// Splits decrypted bytes into messages.
-    pub(super) fn messages(&mut self, plaintext: &[u8]) -> Vec<Secret<String>> {
-        self.splitter.push(plaintext)
+    /// Splits decrypted records into messages.
+    pub(super) fn messages(&mut self, records: &[Zeroizing<Vec<u8>>]) -> Vec<Secret<String>> {
+        records.iter().flat_map(|record| self.splitter.push(record)).collect()
     }
 
     /// Sends raw application data as one record.

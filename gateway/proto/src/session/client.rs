@@ -208,7 +208,7 @@ impl ClientSession {
         } else if let Some(channel) = self.current.as_mut().filter(|c| c.key_id() == key_id) {
             match channel.receive(&packet, now.mono) {
                 Ok(progress) => {
-                    let messages = channel.messages(&progress.plaintext);
+                    let messages = channel.messages(&progress.records);
                     self.handle_messages(&messages, now);
                 }
                 Err(_) => self.finish("TLS failed"),
@@ -233,6 +233,11 @@ impl ClientSession {
             self.open_renegotiation(key_id, now);
             self.flush(now);
         }
+    }
+
+    /// Logs in with these at renegotiations to come.
+    pub fn set_credentials(&mut self, credentials: Credentials) {
+        self.config.credentials = credentials;
     }
 
     /// Says goodbye on the control channel.
@@ -336,13 +341,12 @@ impl ClientSession {
             negotiation.channel.send_bytes(&ours.encode());
             negotiation.stage = Stage::Method2 { client: ours.source };
         }
-        if progress.plaintext.is_empty() {
-            return;
-        }
-        let Stage::Method2 { .. } = &negotiation.stage else {
+        let (Stage::Method2 { .. }, Some((method2, rest))) =
+            (&negotiation.stage, progress.records.split_first())
+        else {
             return;
         };
-        let Ok(server) = ServerMessage::parse(&progress.plaintext) else {
+        let Ok(server) = ServerMessage::parse(method2) else {
             return self.finish("malformed key method 2 message");
         };
         let Some(Negotiation { channel, stage: Stage::Method2 { client }, started }) =
@@ -377,6 +381,10 @@ impl ClientSession {
                 }
             }
             Phase::Pulling { .. } | Phase::Closed => {}
+        }
+        if let Some(channel) = &mut self.current {
+            let messages = channel.messages(rest);
+            self.handle_messages(&messages, now);
         }
     }
 

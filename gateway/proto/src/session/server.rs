@@ -233,7 +233,7 @@ impl ServerSession {
             match channel.receive(packet, now.mono) {
                 Ok(progress) => {
                     self.confirmed |= channel.is_drained();
-                    let messages = channel.messages(&progress.plaintext);
+                    let messages = channel.messages(&progress.records);
                     self.handle_messages(&messages, now);
                 }
                 Err(error) => self.finish(CloseReason::Tls(error), now),
@@ -469,16 +469,15 @@ impl ServerSession {
             Ok(progress) => progress,
             Err(error) => return self.finish(CloseReason::Tls(error), now),
         };
-        let Some(negotiation) = &mut self.negotiation else {
-            return;
-        };
-        if progress.plaintext.is_empty() {
-            return;
+        let mut records = progress.records.as_slice();
+        if let Some(Negotiation { stage: Stage::Handshake, .. }) = self.negotiation
+            && let Some((method2, rest)) = records.split_first()
+        {
+            self.handle_method2(method2, now);
+            records = rest;
         }
-        if matches!(negotiation.stage, Stage::Handshake) {
-            self.handle_method2(&progress.plaintext, now);
-        } else {
-            let messages = negotiation.channel.messages(&progress.plaintext);
+        if let Some(negotiation) = &mut self.negotiation {
+            let messages = negotiation.channel.messages(records);
             self.handle_messages(&messages, now);
         }
     }
