@@ -2,6 +2,7 @@
 
 mod addresses;
 mod cipher;
+mod compression;
 mod derivation;
 mod engine;
 mod float;

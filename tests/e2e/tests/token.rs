@@ -18,7 +18,8 @@ tessera_e2e::stock_clients!(
     rejected_at_renegotiation,
     reconnect_after_sigusr1,
     restart_of_the_gateway,
-    tesserad_only_cache
+    tesserad_only_cache,
+    tesserad_only_expired_in_the_cache
 );
 
 fn client_renegotiates(version: Version) {
@@ -108,4 +109,18 @@ fn tesserad_only_cache(version: Version) {
     ping(&site.net.clients[0], "192.168.77.2");
     assert_eq!(site.passwords_seen(), [PASSWORD], "the hook is asked at the login only");
     assert!(!client.process.logged(&["AUTH_FAILED"]));
+}
+
+/// A token past its time is refused in the form that says so; the client falls back to the password it still knows.
+fn tesserad_only_expired_in_the_cache(version: Version) {
+    let site = Site::new(1);
+    let config =
+        site.login_server().own("token-verify", "cache").own("token-lifetime", "4").line("reneg-sec 0");
+    let _server = Server::start(&site.net, &config);
+    let mut client = site.login_client(0, version).line("reneg-sec 6").connect(&site.net, 0);
+    let mark = client.process.mark();
+    client.process.wait_from(mark, &["AUTH_FAILED,SESSION: token expired"], SOON);
+    client.wait_up_from(mark);
+    assert_eq!(site.passwords_seen(), [PASSWORD, PASSWORD], "the password again, and never the token");
+    ping(&site.net.clients[0], "192.168.77.2");
 }
