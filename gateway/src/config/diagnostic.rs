@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use tessera_api::config::Problem;
 pub use tessera_api::config::Severity;
 
 /// Where a directive (or one of its arguments) was written. Prints as `file:line:column` or `command line:N`.
@@ -97,16 +98,19 @@ impl Diagnostic {
     }
 }
 
+impl From<&Diagnostic> for Problem {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        Self {
+            place: diagnostic.place.to_string(),
+            severity: diagnostic.severity,
+            message: diagnostic.message.clone(),
+            hint: diagnostic.hint.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        write!(f, "{}: {severity}: {}", self.place, self.message)?;
-        if let Some(hint) = &self.hint {
-            write!(f, " (hint: {hint})")?;
-        }
-        Ok(())
+        Problem::from(self).fmt(f)
     }
 }

@@ -82,12 +82,7 @@ impl Report {
             note: row.note.clone(),
             hint: row.hint.clone(),
         });
-        let problems = self.problems.iter().map(|problem| Problem {
-            place: problem.place.to_string(),
-            severity: problem.severity,
-            message: problem.message.clone(),
-            hint: problem.hint.clone(),
-        });
+        let problems = self.problems.iter().map(Problem::from);
         ConfigReport {
             api_version: API_VERSION,
             accepted: !self.refused(),

@@ -24,6 +24,12 @@ fn farewell(version: Version) {
     assert_eq!(site.hooks.calls("disconnect").len(), 1);
 }
 
+/// A client of 2.5 says goodbye inside the data channel.
+#[test]
+fn farewell_in_band_by_client_2_5() {
+    farewell(Version::V2_5);
+}
+
 fn dead_client_is_removed(version: Version) {
     let site = Site::new(1);
     // The server's own limit is twice the second number.
