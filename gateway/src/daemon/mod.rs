@@ -128,7 +128,7 @@ impl Running {
         let tun = open_tun(config, workers)?;
         let mut groups = open_listeners(config, workers, shard_count)?;
         let applied = set_up_link(config, tun.as_ref())?;
-        let base_env = env::base(config, tun.as_ref().map(|tun| tun.name.as_str()));
+        let base_env = env::base(config, tun.as_ref().map(|tun| (tun.name.as_str(), tun.ifindex)));
         let directory = Arc::new(directory(config, layout)?);
         material::drop_privileges(&config.process).map_err(|error| StartError::io("", &error))?;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tessera_proto::Digest;
 use tessera_proto::session::{Close, Credentials};
 use tessera_sim::world::{PASSWORD, TOKEN};
-use tessera_sim::{Mode, Options, World};
+use tessera_sim::{Mode, Options, Side, World};
 
 const MODES: [Mode; 4] = [Mode::None, Mode::TlsAuth(Digest::Sha256), Mode::TlsCrypt, Mode::TlsCryptV2];
 
@@ -118,4 +118,24 @@ fn key_ids_wrap_from_seven_to_one() {
             assert_eq!(world.journal.delivered, (before.0 + 1, before.1 + 1), "round {round}");
         }
     }
+}
+
+/// Anybody can send a reset from the address of a live session.
+#[test]
+fn a_reset_from_a_known_address_disturbs_nothing() {
+    let mut world = World::new(Options::new(7, Mode::None));
+    connect(&mut world);
+    let now = world.now().mono;
+    for sid in 0..50u8 {
+        let reset = [0x38, sid, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0];
+        world.net().send(Side::Server, &reset, now);
+    }
+    world.idle(Duration::from_secs(1));
+    assert_eq!(world.endpoint().counts(), (1, 0), "no state for any of them");
+    let now = world.now();
+    world.client().renegotiate(now);
+    assert!(world.run(Duration::from_secs(60), |w| w.journal.renegotiated == 1), "{world:?}");
+    world.exchange_data();
+    world.idle(Duration::from_secs(1));
+    assert_eq!(world.journal.delivered, (1, 1));
 }

@@ -17,7 +17,7 @@ use tessera_proto::Secret;
 pub use auth::{
     Auth, AuthHook, CertificatePolicy, CredentialsVia, HookCommand, Hooks, ScriptSecurity, Variable,
 };
-pub(super) use network::mask4;
+pub(crate) use network::mask4;
 pub use network::{
     Device, DeviceKind, Ifconfig4, Ifconfig6, Network, Pool4, Pool6, PoolPersist, Route4, Route6, Topology,
 };
