@@ -6,6 +6,7 @@ mod compression;
 mod derivation;
 mod engine;
 mod float;
+mod forms;
 mod hook;
 mod limits;
 mod liveness;
