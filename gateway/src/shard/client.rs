@@ -22,6 +22,8 @@ pub(super) struct Account {
     pub(super) owner: Owner,
     /// `tls_*` and `X509_*` variables.
     pub(super) cert_env: Vec<(String, String)>,
+    /// Subjects of its chain by depth, for `tls-verify`.
+    pub(super) subjects: Vec<String>,
     /// What it showed, to be judged again when a revocation list changes.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// What the client says about itself.

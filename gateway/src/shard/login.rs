@@ -123,7 +123,7 @@ impl Login<'_> {
             env.set(name, value.clone());
         }
         env.set("common_name", account.common_name.clone());
-        self.verify_chain(request, &env).await?;
+        self.verify_chain(&account, &env).await?;
         self.verify_credentials(request, &account, env).await?;
         if request.renegotiation {
             let first = self.shard.state.borrow().accounts.get(&self.handle).cloned();
@@ -141,6 +141,7 @@ impl Login<'_> {
     fn identify(&self, request: &AuthRequest) -> Result<Account, Stop> {
         let config = self.config();
         let (mut common_name, mut cert_env, mut certificate) = (String::new(), Vec::new(), None);
+        let mut subjects = Vec::new();
         if !request.certificates.is_empty() && config.auth.certificates != CertificatePolicy::None {
             let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
             let identity = identity.map_err(|error| {
@@ -151,6 +152,7 @@ impl Login<'_> {
             identity.common_name().clone_into(&mut common_name);
             certificate = Some(*identity.fingerprint());
             cert_env = identity.env();
+            subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
         }
         if config.auth.username_as_common_name && !request.username.is_empty() {
             common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
@@ -163,25 +165,18 @@ impl Login<'_> {
             username: request.username.clone(),
             owner: Owner { username: request.username.clone(), certificate },
             cert_env,
+            subjects,
             chain: request.certificates.clone(),
             peer_info: request.peer_info.clone(),
         })
     }
 
     /// `tls-verify`, from the CA down.
-    async fn verify_chain(&self, request: &AuthRequest, env: &Env) -> Result<(), Stop> {
+    async fn verify_chain(&self, account: &Account, env: &Env) -> Result<(), Stop> {
         let Some(command) = &self.config().hooks.tls_verify else {
             return Ok(());
         };
-        if request.certificates.is_empty() {
-            return Ok(());
-        }
-        let chain: Vec<String> = {
-            let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
-            let identity = identity.map_err(|_| Stop::plain())?;
-            identity.chain().iter().map(|cert| cert.subject.clone()).collect()
-        };
-        for (depth, subject) in chain.iter().enumerate().rev() {
+        for (depth, subject) in account.subjects.iter().enumerate().rev() {
             let answer = self.shard.hooks.tls_verify(command, env.clone(), depth, subject).await;
             self.check()?;
             self.require(answer, "tls-verify")?;

@@ -10,8 +10,8 @@ use super::cookie::CookieKey;
 use crate::session::Protection;
 use crate::time::Now;
 use crate::wrap::{
-    ClientKey, Datagram, KeyDirection, Metadata, Opened, PacketStamp, ServerKey, TlsCryptKey, WrapError,
-    WrapKey, reset_reply_tail,
+    ClientKey, Datagram, KeyDirection, Metadata, Opened, PacketStamp, RESEND_WKC, ServerKey, TlsCryptKey,
+    WrapError, WrapKey, reset_reply_tail,
 };
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -19,8 +19,6 @@ use std::sync::Arc;
 use tessera_wire::control::Header;
 use tessera_wire::{KeyId, MessageId, Opcode, OpcodeByte, SessionId};
 
-/// Early-negotiation TLV: asks for the WKc again, because we keep none.
-const RESEND_WKC: [u8; 6] = [0, 1, 0, 2, 0, 1];
 /// The whole datagram of a WKc-carrying packet is bounded by the largest WKc and control packet.
 const MAX_DATAGRAM: usize = 4096;
 

@@ -1,11 +1,11 @@
 //! What we have received and must tell the peer.
 
 use std::collections::VecDeque;
+use tessera_wire::MessageId;
 use tessera_wire::control::{Acks, MAX_ACKS};
-use tessera_wire::{MessageId, SessionId};
 
 /// Most acknowledgements that ride on a control packet; the rest of it belongs to TLS.
-const MAX_PIGGYBACK: usize = 4;
+pub const MAX_PIGGYBACK: usize = 4;
 /// Most ids that wait: the peer cannot have more outstanding than our receive window, and each is asked for once.
 const MAX_PENDING: usize = super::RECV_WINDOW as usize;
 /// Acknowledgements already sent that ride along again, in case the packet that carried them was lost.
@@ -56,11 +56,6 @@ impl AckQueue {
         }
         self.recent.truncate(MAX_RECENT);
         acks
-    }
-
-    /// The session id to address acknowledgements to, if there are any.
-    pub fn address(acks: &Acks, remote: SessionId) -> Option<SessionId> {
-        (!acks.is_empty()).then_some(remote)
     }
 }
 

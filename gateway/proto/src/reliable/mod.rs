@@ -12,6 +12,6 @@ mod ack;
 mod recv;
 mod send;
 
-pub use ack::AckQueue;
+pub use ack::{AckQueue, MAX_PIGGYBACK};
 pub use recv::{RECV_WINDOW, Received, RecvWindow};
 pub use send::{Outgoing, RTO_MAX, SEND_WINDOW, SendWindow};

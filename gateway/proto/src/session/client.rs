@@ -15,7 +15,7 @@ use crate::message::{self, FromServer};
 use crate::rng::{self, Rng};
 use crate::time::{Instant, Now};
 use crate::tls::{Tls, TlsError};
-use crate::wrap::{Datagram, KeyDirection, WrapError, Wrapper};
+use crate::wrap::{Datagram, KeyDirection, RESEND_WKC, WrapError, Wrapper};
 use crate::{Cipher, Secret};
 use core::time::Duration;
 use rustls::pki_types::ServerName;
@@ -25,8 +25,6 @@ use tessera_wire::{KeyId, Opcode, PeerId, SessionId};
 
 /// A client repeats its PUSH_REQUEST this often until it is answered.
 const PUSH_REQUEST_EVERY: Duration = Duration::from_secs(5);
-/// Early-negotiation TLV behind a server's reset: type 1, length 2, flag 1 asks for the WKc again.
-const RESEND_WKC: [u8; 6] = [0, 1, 0, 2, 0, 1];
 
 /// What a client logs in with.
 #[derive(Debug, Clone, Default)]

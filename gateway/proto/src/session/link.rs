@@ -1,13 +1,11 @@
 //! What all negotiations of a session share: the two session ids and the protection of their packets.
 
+use crate::reliable::MAX_PIGGYBACK;
 use crate::time::{Instant, UnixTime};
 use crate::wrap::{Datagram, StaticKey, WrapError, WrapKey, Wrapper};
 use std::sync::Arc;
 use tessera_wire::control::{Acks, Header, Tail};
 use tessera_wire::{KeyId, MessageId, Opcode, OpcodeByte, SessionId};
-
-/// Acknowledgements that ride on a control packet at most; room is kept for them.
-const PIGGYBACK: usize = 4;
 
 /// How control packets of one session are protected.
 #[derive(Debug, Clone)]
@@ -139,7 +137,7 @@ impl Link {
         let max = self.max_packet;
         let first_message = key_id == KeyId::FIRST && id == Some(MessageId(1));
         let wkc = self.wkc.as_ref().filter(|_| self.resend_wkc && first_message).map(Vec::len);
-        let room = self.wrapper(key_id).payload_room(max, PIGGYBACK);
+        let room = self.wrapper(key_id).payload_room(max, MAX_PIGGYBACK);
         match wkc {
             Some(len) => (Opcode::ControlWkc, room.saturating_sub(len)),
             None => (Opcode::Control, room),

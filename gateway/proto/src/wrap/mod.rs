@@ -29,6 +29,10 @@ const REPLAY_EXPIRY: Duration = Duration::from_secs(15);
 const EARLY_NEGOTIATION: u32 = 0x0f00_0000;
 const EARLY_NEGOTIATION_MASK: u32 = 0xff00_0000;
 
+/// Early-negotiation TLV behind a server's reset: type 1, length 2, flag 1. It asks a tls-crypt-v2 client for its WKc again,
+/// because the server keeps none.
+pub(crate) const RESEND_WKC: [u8; 6] = [0, 1, 0, 2, 0, 1];
+
 /// A datagram as it came in: nobody knows yet who sent it.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagram<'a>(pub &'a [u8]);
