@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::expect_used, clippy::panic)]
 
+pub mod auth_token;
 pub mod data;
 pub mod endpoint;
 pub mod keys;
