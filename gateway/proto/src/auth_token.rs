@@ -289,10 +289,7 @@ mod tests {
         assert_eq!((&raw[..12], raw.len()), (&b"twelve bytes"[..], 60));
         assert_eq!(raw[12..20], T0.to_be_bytes());
         assert_eq!(raw[20..28], (T0 + 7).to_be_bytes());
-        let mac = hmac::sign(
-            &hmac::Key::new(hmac::HMAC_SHA256, &[1; 32]),
-            &[b"alice", &raw[..28]].concat(),
-        );
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[1; 32]), &[b"alice", &raw[..28]].concat());
         assert_eq!(raw[28..], *mac.as_ref());
         let session = token(T0, T0).session;
         assert!(text.expose()[PREFIX.len()..].starts_with(&session.to_string()));

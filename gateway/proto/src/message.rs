@@ -1,20 +1,27 @@
 //! Control-channel messages: NUL-terminated lines of text inside TLS.
 
+use core::time::Duration;
+
 use crate::Secret;
 use crate::keys::Role;
 
 /// Longest message that is accepted, with its NUL; OpenVPN's channel buffer.
 pub const MAX_MESSAGE: usize = 2048;
-/// Longest `AUTH_FAILED` or `RESTART` text that is sent.
-const MAX_REASON: usize = 512;
+/// Longest `AUTH_FAILED` or `RESTART` text that is sent: with its word it fits the 1,024 bytes of older clients, and holds a
+/// challenge.
+const MAX_REASON: usize = 960;
+/// Longest base64 text of a `CR_RESPONSE`; what people type is far shorter.
+const MAX_RESPONSE: usize = 1024;
 /// Options of one PUSH_REPLY part are flushed when the next would pass this; what OpenVPN uses.
 const PUSH_FLUSH: usize = 940;
 
 /// What a client says.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum FromClient {
     /// Wants its configuration.
     PushRequest,
+    /// The answer to a question that was asked during the login (`CR_TEXT`), in base64.
+    CrResponse(Secret<String>),
     /// Leaves.
     Exit,
     /// Anything else: logged and ignored.
@@ -33,8 +40,10 @@ pub enum FromServer {
     },
     /// The login is refused.
     AuthFailed(String),
-    /// The login takes longer.
-    AuthPending,
+    /// The login takes longer: as many seconds as are named.
+    AuthPending(Option<u32>),
+    /// Something for the person at the client, such as a question (`CR_TEXT:…`) or an address to open.
+    Info(String),
     /// Come back; the flags say what to keep.
     Restart(String),
     /// Do not come back.
@@ -86,6 +95,7 @@ impl FromClient {
         match text {
             "PUSH_REQUEST" => Self::PushRequest,
             "EXIT" => Self::Exit,
+            other if let Some(response) = cr_response(other) => Self::CrResponse(response),
             // The first word only: arguments of messages that we do not know may hold secrets.
             other => Self::Unknown(other.split(',').next().unwrap_or_default().chars().take(64).collect()),
         }
@@ -110,13 +120,23 @@ impl FromServer {
                 Self::PushReply { options, more }
             }
             "AUTH_FAILED" => Self::AuthFailed(rest.to_owned()),
-            "AUTH_PENDING" => Self::AuthPending,
+            "AUTH_PENDING" => {
+                Self::AuthPending(rest.strip_prefix("timeout ").and_then(|seconds| seconds.parse().ok()))
+            }
+            "INFO" | "INFO_PRE" => Self::Info(rest.to_owned()),
             "RESTART" => Self::Restart(rest.to_owned()),
             "HALT" => Self::Halt(rest.to_owned()),
             "EXIT" => Self::Exit,
             other => Self::Unknown(other.to_owned()),
         }
     }
+}
+
+/// What stands behind `CR_RESPONSE,`, if it is base64 of a sane length: it is handed to scripts.
+fn cr_response(text: &str) -> Option<Secret<String>> {
+    let response = text.strip_prefix("CR_RESPONSE,")?;
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    (response.len() <= MAX_RESPONSE && response.bytes().all(base64)).then(|| Secret::new(response.to_owned()))
 }
 
 /// The bytes of a message on the wire.
@@ -132,7 +152,7 @@ fn reason(text: &str) -> String {
 }
 
 /// Why a login is refused, in the form that clients understand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum AuthFailure {
     /// A definite no: clients drop their token and ask for the password.
     Denied(Option<String>),
@@ -140,6 +160,10 @@ pub enum AuthFailure {
     Session(String),
     /// Not the client's fault: it keeps its token and comes back.
     Temporary(String),
+    /// The same in a hook's own words, from `TEMP` on.
+    TemporaryAs(String),
+    /// A question that the client answers at its next login (`CRV1:…`, whole). It names a state that is half a secret.
+    Challenge(Secret<String>),
 }
 
 impl AuthFailure {
@@ -153,8 +177,61 @@ impl AuthFailure {
             Self::Temporary(text) if understands_temp => {
                 Some(format!("AUTH_FAILED,TEMP[backoff 5,advance no]:{}", reason(text)))
             }
-            Self::Temporary(_) => None,
+            Self::TemporaryAs(text) if understands_temp => Some(format!("AUTH_FAILED,{}", reason(text))),
+            Self::Temporary(_) | Self::TemporaryAs(_) => None,
+            Self::Challenge(text) => Some(format!("AUTH_FAILED,{}", reason(text.expose()))),
         }
+    }
+
+    /// A refusal with a reason that a hook gave: it may choose one of the forms by how its text starts.
+    pub fn from_hook(text: &str) -> Self {
+        if text.starts_with("TEMP") {
+            return Self::TemporaryAs(text.to_owned());
+        }
+        if text.starts_with("CRV1:") {
+            return Self::Challenge(Secret::new(text.to_owned()));
+        }
+        match text.strip_prefix("SESSION:") {
+            Some(rest) => Self::Session(rest.trim_start().to_owned()),
+            None => Self::Denied((!text.is_empty()).then(|| text.to_owned())),
+        }
+    }
+}
+
+/// For logs: without what is half a secret.
+impl core::fmt::Display for AuthFailure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Denied(None) => f.write_str("login refused"),
+            Self::Denied(Some(text))
+            | Self::Session(text)
+            | Self::Temporary(text)
+            | Self::TemporaryAs(text) => write!(f, "login refused: {text}"),
+            Self::Challenge(_) => f.write_str("login needs the answer to a question"),
+        }
+    }
+}
+
+/// A login that takes longer than a client waits for.
+#[derive(Debug, Clone, Default)]
+pub struct Pending {
+    /// How long the client is to wait.
+    pub timeout: Duration,
+    /// A question or an address for the person at the client (`CR_TEXT:…`, `WEB_AUTH:…`, `OPEN_URL:…`).
+    pub info: Option<Secret<String>>,
+}
+
+impl Pending {
+    /// The messages, in order; older clients know no word behind `AUTH_PENDING`.
+    pub(crate) fn messages(&self, understands_timeout: bool) -> Vec<Secret<String>> {
+        let mut out = Vec::new();
+        out.push(Secret::new(if understands_timeout {
+            format!("AUTH_PENDING,timeout {}", self.timeout.as_secs())
+        } else {
+            "AUTH_PENDING".to_owned()
+        }));
+        out.extend(self.info.iter().map(|info| Secret::new(format!("INFO_PRE,{}", reason(info.expose())))));
+        out
     }
 }
 
@@ -189,6 +266,11 @@ pub(crate) fn push_reply(options: &[Secret<String>]) -> (Vec<Secret<String>>, us
     }
     parts.push(Secret::new(part));
     (parts, refused)
+}
+
+/// A PUSH_REPLY that only replaces the client's token; clients take it at any time.
+pub(crate) fn token_update(token: &Secret<String>) -> Secret<String> {
+    Secret::new(format!("PUSH_REPLY,auth-token {}", token.expose()))
 }
 
 /// The options string that `role` sends for comparison; stock peers only warn about differences.
@@ -267,6 +349,44 @@ mod tests {
 
     #[test]
     fn unknown_messages_keep_only_their_name() {
-        assert_eq!(FromClient::parse("CR_RESPONSE,c2VjcmV0"), FromClient::Unknown("CR_RESPONSE".into()));
+        let parsed = format!("{:?}", FromClient::parse("ACC,c2VjcmV0"));
+        assert_eq!(parsed, "Unknown(\"ACC\")");
+    }
+
+    #[test]
+    fn responses_are_base64_or_nothing() {
+        let response = |text: &str| match FromClient::parse(text) {
+            FromClient::CrResponse(response) => Some(response.expose().clone()),
+            _ => None,
+        };
+        assert_eq!(response("CR_RESPONSE,MTIzNDU2").as_deref(), Some("MTIzNDU2"));
+        assert_eq!(response("CR_RESPONSE,").as_deref(), Some(""));
+        for bad in ["CR_RESPONSE", "CR_RESPONSE,a b", "CR_RESPONSE,$(id)", "CR_RESPONSE,-"] {
+            assert_eq!(response(bad), None, "{bad}");
+        }
+        assert_eq!(response(&format!("CR_RESPONSE,{}", "A".repeat(MAX_RESPONSE + 1))), None);
+    }
+
+    #[test]
+    fn a_hooks_reason_chooses_the_form() {
+        let message = |text: &str| AuthFailure::from_hook(text).message(true).unwrap();
+        assert_eq!(message(""), "AUTH_FAILED");
+        assert_eq!(message("no such user"), "AUTH_FAILED,no such user");
+        assert_eq!(message("SESSION: gone"), "AUTH_FAILED,SESSION: gone");
+        assert_eq!(message("TEMP[backoff 9]:later"), "AUTH_FAILED,TEMP[backoff 9]:later");
+        assert_eq!(message("CRV1:R,E:xyz:YWxpY2U=:code?"), "AUTH_FAILED,CRV1:R,E:xyz:YWxpY2U=:code?");
+        assert_eq!(AuthFailure::from_hook("TEMP:later").message(false), None);
+        assert!(!format!("{}", AuthFailure::from_hook("CRV1:R,E:xyz:YQ==:?")).contains("xyz"));
+    }
+
+    #[test]
+    fn pending_in_the_words_of_the_client() {
+        let info = Some(Secret::new("CR_TEXT:R,E:Code".to_owned()));
+        let pending = Pending { timeout: Duration::from_secs(90), info };
+        assert_eq!(texts(&pending.messages(true)), ["AUTH_PENDING,timeout 90", "INFO_PRE,CR_TEXT:R,E:Code"]);
+        assert_eq!(texts(&pending.messages(false)), ["AUTH_PENDING", "INFO_PRE,CR_TEXT:R,E:Code"]);
+        let FromServer::AuthPending(Some(90)) = FromServer::parse("AUTH_PENDING,timeout 90") else {
+            panic!()
+        };
     }
 }

@@ -3,6 +3,8 @@
 use crate::net::{Faults, Net, Side};
 use crate::pki;
 use crate::random::Seeded;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use tessera_proto::data::{DataChannel, Framing, InBand};
 use tessera_proto::endpoint::{
     CookieKey, Endpoint, EndpointConfig, Handle, Handled, PerClient, Protections, ReplyRate,
 };
-use tessera_proto::message::AuthFailure;
+use tessera_proto::message::{AuthFailure, Pending};
 use tessera_proto::peer_info::iv_proto;
 use tessera_proto::session::{
     ClientConfig, ClientEvent, ClientSession, CloseReason, Credentials, Event, Protection, PushConfig,
@@ -62,6 +64,8 @@ pub struct Options {
     pub hook_delay: Duration,
     /// What the client logs in with at first.
     pub password: String,
+    /// A login by password asks a question first; this is the right answer.
+    pub question: Option<String>,
 }
 
 impl Options {
@@ -81,6 +85,7 @@ impl Options {
                 | iv_proto::DYN_TLS_CRYPT,
             hook_delay: Duration::ZERO,
             password: PASSWORD.to_owned(),
+            question: None,
         }
     }
 }
@@ -102,6 +107,12 @@ pub struct Journal {
     pub passwords: Vec<String>,
     /// `AUTH_FAILED` texts that the client saw.
     pub refused: Vec<String>,
+    /// Questions that the client was asked.
+    pub questions: Vec<String>,
+    /// How long the client was told to wait, in seconds.
+    pub waits: Vec<Option<u32>>,
+    /// Tokens that the client was given, in order.
+    pub tokens: Vec<String>,
     /// Where the server sent the client.
     pub dismissed: Vec<String>,
     /// Why sessions ended, by the server.
@@ -128,6 +139,7 @@ pub struct World {
     peers: BTreeMap<Handle, Peer>,
     pending: BTreeMap<(Instant, u64), (Handle, tessera_proto::session::Attempt, bool)>,
     pending_count: u64,
+    asked: BTreeMap<Handle, tessera_proto::session::Attempt>,
     sequence: u64,
     in_flight: BTreeSet<Vec<u8>>,
     /// What happened so far.
@@ -192,6 +204,7 @@ impl World {
             peers: BTreeMap::new(),
             pending: BTreeMap::new(),
             pending_count: 0,
+            asked: BTreeMap::new(),
             sequence: 0,
             in_flight: BTreeSet::new(),
             journal: Journal::default(),
@@ -423,8 +436,12 @@ impl World {
             Event::AuthRequest(request) => {
                 let password = request.password.expose().clone();
                 let ok = request.username == "alice" && (password == PASSWORD || password == TOKEN);
+                let by_password = password == PASSWORD;
                 self.journal.passwords.push(password);
                 assert_eq!(request.certificates.len(), 1, "the client's certificate is there");
+                if by_password && self.options.question.is_some() {
+                    return self.ask(handle, request.attempt);
+                }
                 let delay = self.rng.below(self.options.hook_delay.as_millis() as u64 + 1);
                 self.pending_count += 1;
                 let at = self.now.mono + Duration::from_millis(delay);
@@ -455,8 +472,23 @@ impl World {
                     other => other.to_string(),
                 });
             }
+            Event::CrResponse(answer) => {
+                if let Some(attempt) = self.asked.remove(&handle) {
+                    let right = self.options.question.as_ref().map(|text| STANDARD.encode(text));
+                    self.decide(handle, attempt, right.as_ref() == Some(answer.expose()));
+                }
+            }
             Event::ClientKey(_) | Event::UnknownMessage(_) => {}
         }
+    }
+
+    fn ask(&mut self, handle: Handle, attempt: tessera_proto::session::Attempt) {
+        let now = self.now;
+        let info = Some(Secret::new("CR_TEXT:R,E:the word?".to_owned()));
+        let pending = Pending { timeout: Duration::from_secs(600), info };
+        let granted = self.endpoint.with(handle, |s| s.login_pending(attempt, &pending, now)).flatten();
+        assert!(granted.is_some_and(|time| time <= Duration::from_secs(60)), "{granted:?}");
+        self.asked.insert(handle, attempt);
     }
 
     fn decide(&mut self, handle: Handle, attempt: tessera_proto::session::Attempt, ok: bool) {
@@ -488,7 +520,12 @@ impl World {
                 self.journal.connected += 1;
                 self.client_data = Some(DataChannel::new(peer_id, framing));
             }
-            ClientEvent::Credentials(credentials) => self.client_config.credentials = credentials,
+            ClientEvent::Credentials(credentials) => {
+                self.journal.tokens.push(credentials.password.expose().clone());
+                self.client_config.credentials = credentials;
+            }
+            ClientEvent::AuthPending(seconds) => self.journal.waits.push(seconds),
+            ClientEvent::Info(text) => self.journal.questions.push(text),
             ClientEvent::InstallKey(key) => {
                 if let Some(data) = &mut self.client_data {
                     data.install(*key);

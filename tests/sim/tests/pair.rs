@@ -1,8 +1,9 @@
 //! Handshakes, logins and renegotiations of a pair, on every kind of network.
 
 use std::time::Duration;
-use tessera_proto::Digest;
+use tessera_proto::peer_info::iv_proto;
 use tessera_proto::session::{Close, Credentials};
+use tessera_proto::{Digest, Secret};
 use tessera_sim::world::{PASSWORD, TOKEN};
 use tessera_sim::{Mode, Options, Side, World};
 
@@ -74,7 +75,7 @@ fn a_wrong_password_is_refused_and_nothing_flows() {
 fn the_user_name_is_that_of_the_first_login_for_life() {
     let mut world = World::new(Options::new(4, Mode::TlsCrypt));
     connect(&mut world);
-    let password = tessera_proto::Secret::new(PASSWORD.to_owned());
+    let password = Secret::new(PASSWORD.to_owned());
     world.client().set_credentials(Credentials { username: "mallory".into(), password });
     let now = world.now();
     world.client().renegotiate(now);
@@ -97,6 +98,80 @@ fn a_stop_tells_the_client_to_come_back_and_keep_its_token() {
     world.reconnect();
     connect(&mut world);
     assert_eq!(world.journal.passwords, [PASSWORD, TOKEN]);
+}
+
+#[test]
+fn a_question_is_asked_inside_the_session_and_only_once() {
+    for mode in MODES {
+        let mut options = Options::new(8, mode);
+        options.question = Some("sesame".into());
+        options.iv_proto |= iv_proto::AUTH_PENDING_KW;
+        let mut world = World::new(options);
+        assert!(world.run(Duration::from_secs(30), |w| !w.journal.questions.is_empty()), "{world:?}");
+        assert_eq!(world.journal.questions, ["CR_TEXT:R,E:the word?"]);
+        assert!(world.journal.waits[0].is_some_and(|seconds| (50..=60).contains(&seconds)), "{world:?}");
+        world.idle(Duration::from_secs(40));
+        assert_eq!(world.journal.connected, 0, "a person takes time");
+        let now = world.now();
+        world.client().respond(&Secret::new("sesame".to_owned()), now);
+        connect(&mut world);
+        let now = world.now();
+        world.client().renegotiate(now);
+        assert!(world.run(Duration::from_secs(60), |w| w.journal.renegotiated == 1), "{world:?}");
+        assert_eq!(world.journal.passwords, [PASSWORD, TOKEN]);
+        assert_eq!(world.journal.questions.len(), 1);
+    }
+}
+
+#[test]
+fn a_wrong_answer_is_a_refusal() {
+    let mut world =
+        World::new(Options { question: Some("sesame".into()), ..Options::new(9, Mode::TlsCrypt) });
+    assert!(world.run(Duration::from_secs(30), |w| !w.journal.questions.is_empty()), "{world:?}");
+    assert_eq!(world.journal.waits, [None], "this client knows no word behind AUTH_PENDING");
+    let now = world.now();
+    world.client().respond(&Secret::new("guess".to_owned()), now);
+    assert!(world.run(Duration::from_secs(30), |w| !w.journal.refused.is_empty()), "{world:?}");
+    world.idle(Duration::from_secs(10));
+    assert_eq!((world.journal.connected, world.endpoint().counts()), (0, (0, 0)));
+}
+
+/// CVE-2020-15078: whoever keeps asking for its configuration gets nothing before the login is decided.
+#[test]
+fn a_storm_of_push_requests_gets_nothing_before_the_verdict() {
+    let mut world =
+        World::new(Options { question: Some("sesame".into()), ..Options::new(10, Mode::TlsCrypt) });
+    assert!(world.run(Duration::from_secs(30), |w| !w.journal.questions.is_empty()), "{world:?}");
+    for _ in 0..100 {
+        let now = world.now();
+        world.client().request_push(now);
+        world.idle(Duration::from_millis(100));
+    }
+    assert_eq!((world.journal.connected, world.journal.tokens.len()), (0, 0));
+    let now = world.now();
+    world.client().respond(&Secret::new("guess".to_owned()), now);
+    assert!(world.run(Duration::from_secs(30), |w| !w.journal.refused.is_empty()), "{world:?}");
+    assert_eq!((world.journal.connected, world.journal.tokens.len()), (0, 0));
+    world.exchange_data();
+    world.idle(Duration::from_secs(5));
+    assert_eq!(world.journal.delivered, (0, 0));
+}
+
+#[test]
+fn a_new_token_replaces_the_old_one_while_data_flows() {
+    let mut world = World::new(Options::new(11, Mode::TlsCryptV2));
+    connect(&mut world);
+    for round in 1..=5 {
+        let (now, token) = (world.now(), Secret::new(format!("{TOKEN}-{round}")));
+        for handle in world.peers() {
+            assert_eq!(world.endpoint().with(handle, |s| s.push_token(&token, now)), Some(true));
+        }
+        assert!(world.run(Duration::from_secs(30), |w| w.journal.tokens.len() == round + 1), "{world:?}");
+        assert_eq!(world.journal.tokens.last(), Some(token.expose()));
+        world.exchange_data();
+        world.idle(Duration::from_secs(1));
+    }
+    assert_eq!((world.journal.connected, world.journal.delivered), (1, (5, 5)));
 }
 
 #[test]

@@ -17,11 +17,14 @@ use crate::time::{Instant, Now};
 use crate::tls::{Tls, TlsError};
 use crate::wrap::{Datagram, KeyDirection, RESEND_WKC, WrapError, Wrapper};
 use crate::{Cipher, Secret};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use core::time::Duration;
 use rustls::pki_types::ServerName;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tessera_wire::{KeyId, Opcode, PeerId, SessionId};
+use zeroize::Zeroizing;
 
 /// A client repeats its PUSH_REQUEST this often until it is answered.
 const PUSH_REQUEST_EVERY: Duration = Duration::from_secs(5);
@@ -78,6 +81,10 @@ pub enum ClientEvent {
     RetireKey(KeyId),
     /// A renegotiation is through.
     Renegotiated(KeyId),
+    /// The login takes longer, as many seconds as are named.
+    AuthPending(Option<u32>),
+    /// Something for the person here: a question to be answered by [`ClientSession::respond`], or an address.
+    Info(String),
     /// The login was refused, with the server's text.
     AuthFailed(String),
     /// The server sends us away, with its text (`RESTART`, `HALT` and `EXIT`).
@@ -238,6 +245,15 @@ impl ClientSession {
         self.config.credentials = credentials;
     }
 
+    /// Answers a question that was asked during the login.
+    pub fn respond(&mut self, answer: &Secret<String>, now: Now) {
+        if let Some(channel) = &mut self.current {
+            let text = Zeroizing::new(STANDARD.encode(answer.expose()));
+            channel.send_message(&Zeroizing::new(format!("CR_RESPONSE,{}", *text)));
+        }
+        self.flush(now);
+    }
+
     /// Says goodbye on the control channel.
     pub fn exit(&mut self, now: Now) {
         if let Some(channel) = &mut self.current {
@@ -270,7 +286,7 @@ impl ClientSession {
                         self.events.push_back(ClientEvent::RetireKey(key_id));
                     }
                 }
-                Timer::PushRequest => self.request_push(now),
+                Timer::PushRequest => self.ask_for_push(now),
                 Timer::Close | Timer::LameChannel | Timer::Login => {}
             }
         }
@@ -362,7 +378,7 @@ impl ClientSession {
                     options: Vec::new(),
                 };
                 self.timers.set(Timer::PushRequest, now.mono + PUSH_REQUEST_EVERY);
-                self.request_push(now);
+                self.ask_for_push(now);
             }
             Phase::Established { agreed } => {
                 let key_id = channel.key_id();
@@ -386,7 +402,13 @@ impl ClientSession {
         }
     }
 
-    fn request_push(&mut self, now: Now) {
+    /// Asks for the configuration once more, if it has not come yet.
+    pub fn request_push(&mut self, now: Now) {
+        self.ask_for_push(now);
+        self.flush(now);
+    }
+
+    fn ask_for_push(&mut self, now: Now) {
         if let (Phase::Pulling { .. }, Some(channel)) = (&self.phase, &mut self.current) {
             channel.send_message("PUSH_REQUEST");
             self.timers.set(Timer::PushRequest, now.mono + PUSH_REQUEST_EVERY);
@@ -404,7 +426,9 @@ impl ClientSession {
                 FromServer::Restart(text) => self.dismissed(format!("RESTART,{text}")),
                 FromServer::Halt(text) => self.dismissed(format!("HALT,{text}")),
                 FromServer::Exit => self.dismissed(String::from("EXIT")),
-                FromServer::AuthPending | FromServer::Unknown(_) => {}
+                FromServer::AuthPending(timeout) => self.events.push_back(ClientEvent::AuthPending(timeout)),
+                FromServer::Info(text) => self.events.push_back(ClientEvent::Info(text)),
+                FromServer::Unknown(_) => {}
             }
         }
     }

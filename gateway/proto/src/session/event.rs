@@ -128,10 +128,7 @@ pub enum CloseReason {
 impl core::fmt::Display for CloseReason {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::AuthFailed(AuthFailure::Denied(None)) => f.write_str("login refused"),
-            Self::AuthFailed(
-                AuthFailure::Denied(Some(text)) | AuthFailure::Session(text) | AuthFailure::Temporary(text),
-            ) => write!(f, "login refused: {text}"),
+            Self::AuthFailed(failure) => failure.fmt(f),
             Self::HandshakeTimeout => f.write_str("TLS key negotiation did not finish in time"),
             Self::LoginTimeout => f.write_str("login was not decided in time"),
             Self::Ordered(text) => f.write_str(text),
@@ -155,6 +152,8 @@ pub enum Event {
     PromoteKey(KeyId),
     /// Forget this key.
     RetireKey(KeyId),
+    /// The answer to a question that [`super::ServerSession::login_pending`] has asked, in base64.
+    CrResponse(Secret<String>),
     /// The client said something that nobody here knows.
     UnknownMessage(String),
     /// The session is over: stop its data at once.

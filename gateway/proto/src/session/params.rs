@@ -66,6 +66,12 @@ impl Default for SessionParams {
 }
 
 impl SessionParams {
+    /// Longest time that a login may be pending.
+    pub(super) fn longest_login(&self) -> Duration {
+        let half = self.renegotiate_after.map_or(Duration::ZERO, |r| r.max / 2);
+        self.handshake_window.max(half)
+    }
+
     /// How long the old key goes on sealing after the new one was installed: the peer may not be through yet, and a
     /// login may still be refused.
     pub(super) fn promotion_delay(&self) -> Duration {

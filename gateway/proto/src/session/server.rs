@@ -21,7 +21,7 @@ use crate::data::{DataKey, Framing};
 use crate::keys::{
     ClientMessage, EXPORT_DATA_KEYS, KeyMaterial, KeySource, Method2Error, Role, ServerMessage,
 };
-use crate::message::{self, AuthFailure, FromClient};
+use crate::message::{self, AuthFailure, FromClient, Pending};
 use crate::peer_info::{PeerInfo, iv_proto};
 use crate::rng::{self, Rng};
 use crate::time::{Instant, Now};
@@ -304,6 +304,39 @@ impl ServerSession {
         proof
     }
 
+    /// Tells the client that its login takes longer, and what its person has to do for it. Gives the time that it has been
+    /// granted: no more than `hand-window` and half of `reneg-sec` allow, counted from the client's first packet of this
+    /// negotiation, so that keys never overlap. `None` when this attempt is not the one under way.
+    pub fn login_pending(&mut self, attempt: Attempt, pending: &Pending, now: Now) -> Option<Duration> {
+        let understands =
+            self.identity.as_ref().is_some_and(|id| id.peer_info.can(iv_proto::AUTH_PENDING_KW));
+        let limit = self.params.longest_login();
+        let negotiation = self.negotiation.as_mut()?;
+        if !matches!(&negotiation.stage, Stage::Login { attempt: asked, .. } if *asked == attempt) {
+            return None;
+        }
+        let left = limit.saturating_sub(now.mono.saturating_since(negotiation.started));
+        let granted = Pending { timeout: pending.timeout.min(left), info: pending.info.clone() };
+        for message in granted.messages(understands) {
+            negotiation.channel.send_message(message.expose());
+        }
+        self.timers.set(Timer::Login, now.mono + granted.timeout.max(LOGIN_LIMIT));
+        self.flush(now);
+        Some(granted.timeout)
+    }
+
+    /// Gives the client a new token in place of the one it has. False when it has not been configured yet: then the push
+    /// that configures it is still to come.
+    pub fn push_token(&mut self, token: &Secret<String>, now: Now) -> bool {
+        let (Phase::Established { pushed_at: Some(_), .. }, Some(channel)) = (&self.phase, &mut self.current)
+        else {
+            return false;
+        };
+        channel.send_message(message::token_update(token).expose());
+        self.flush(now);
+        true
+    }
+
     /// Configures an authenticated session: agrees on the cipher, makes the first keys, and pushes. `None` when the
     /// client cannot be served (it is told why) or the session is gone.
     #[expect(clippy::needless_pass_by_value, reason = "the proof is used up")]
@@ -532,7 +565,9 @@ impl ServerSession {
                 });
             }
             Some(first) => {
+                // Without a name at first, the owner decides what a later one means: nothing depends on it here.
                 let same_user = request.username == first.username
+                    || first.username.is_empty()
                     || first.token_user.as_ref().is_some_and(|name| *name == request.username);
                 if !same_user || certificate != first.certificate {
                     let text = "user name or certificate changed during the session";
@@ -564,6 +599,7 @@ impl ServerSession {
                     self.push_requested = true;
                     self.send_push(now);
                 }
+                FromClient::CrResponse(response) => self.events.push_back(Event::CrResponse(response)),
                 FromClient::Exit => self.finish_silently(CloseReason::PeerExit, now),
                 FromClient::Unknown(name) => self.events.push_back(Event::UnknownMessage(name)),
             }
