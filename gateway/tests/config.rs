@@ -39,6 +39,31 @@ fn findings(text: &[u8]) -> (bool, String) {
 }
 
 #[test]
+fn tokens_and_their_times() {
+    let token = |lines: &str| with(&format!("auth-file u\n{lines}")).auth.gen_token.unwrap();
+    let plain = token("auth-gen-token\n");
+    assert_eq!((plain.lifetime, plain.renewal), (None, Duration::from_secs(3600)));
+    assert_eq!(token("auth-gen-token 0\nreneg-sec 600\n").renewal, Duration::from_secs(600));
+    let external =
+        token("auth-gen-token 3600 600 external-auth\nauth-gen-token-secret a\nauth-gen-token-secret b\n");
+    assert_eq!(external.lifetime, Some(Duration::from_secs(3600)));
+    assert_eq!((external.renewal, external.external_auth), (Duration::from_secs(600), true));
+    assert_eq!(external.secrets.len(), 2);
+    assert!(token("auth-gen-token 60 external-auth\n").external_auth);
+    assert_eq!(token("auth-gen-token\nreneg-sec 0\n").renewal, Duration::from_secs(3600));
+    assert_eq!(token("auth-gen-token\nreneg-sec 20\n").renewal, Duration::from_secs(120), "two hand-windows");
+}
+
+#[test]
+fn plugins_with_one_argument_have_it_split() {
+    let config = with("plugin auth.so \"login login USERNAME\"\nplugin ./x.so a \"b c\"\n");
+    let [first, second] = &config.hooks.plugins[..] else { panic!() };
+    assert_eq!((first.file.to_str(), first.args.len()), (Some("auth.so"), 3));
+    assert_eq!(second.file, Path::new("/etc/vpn/./x.so"));
+    assert_eq!(second.args, ["a", "b c"]);
+}
+
+#[test]
 fn macros_become_what_openvpn_makes_of_them() {
     let config = with("server-ipv6 fd00:1::/64\nkeepalive 10 60\n");
     let network = &config.network;
@@ -251,8 +276,20 @@ const BAD: &[(&str, &str)] = &[
     ("client-cert-not-required", "nothing checks one"),
     ("username-as-common-name", "nothing checks user names"),
     ("auth-user-pass-optional", "nothing checks passwords"),
-    ("auth-gen-token", "push one from client-connect"),
-    ("plugin /usr/lib/auth-pam.so login", "plugins are not in this release"),
+    ("auth-gen-token", "nothing checks passwords"),
+    ("auth-file u\nauth-gen-token x", "is not a whole number"),
+    ("auth-file u\nauth-gen-token 0 60", "less than twice hand-window (120 s)"),
+    ("auth-file u\nauth-gen-token 0 0 internal", "is the only word behind"),
+    ("auth-gen-token-secret k", "without auth-gen-token"),
+    ("auth-file u\ntoken-bind certificate", "token-bind without auth-gen-token"),
+    ("auth-file u\nauth-gen-token\ntoken-bind name", "is not one of: user, certificate"),
+    ("auth-file u\nverify-client-cert none\nauth-gen-token\ntoken-bind certificate", "but clients have none"),
+    ("plugin \"\"", "the file name is empty"),
+    ("plugin x.so \"a 'b\"", "never closed"),
+    ("auth-pam ../login", "is not the name of a PAM service"),
+    ("otp-issuer \"\"", "printable characters"),
+    ("client-crresponse /bin/true", "not run below script-security 2"),
+    ("store \"\"", "'memory' or a directory"),
     ("management 127.0.0.1 7505", "management interface is not in this release"),
     ("chroot /var/empty", "RootDirectory="),
     ("up /bin/true", "ExecStartPost"),
@@ -320,7 +357,7 @@ fn whole_texts_that_are_no_configuration() {
 
 #[test]
 fn all_problems_come_at_once() {
-    let (_, report) = load("prot udp\nport 0\nplugin x\nverify-client-cert none\n");
+    let (_, report) = load("prot udp\nport 0\nup x\nverify-client-cert none\n");
     assert_eq!(report.errors().len(), 3 + 4, "{}", report.table());
 }
 
@@ -517,7 +554,7 @@ fn the_binary_answers_by_its_exit_code() {
     let (code, out, _) = run(path, &["--check", "server.conf"]);
     assert_eq!(code, 0, "{out}");
     assert!(out.contains("server.conf:6:1") && out.contains("0 refused"), "{out}");
-    fs::write(path.join("bad.conf"), "prot udp\nplugin x\n").unwrap();
+    fs::write(path.join("bad.conf"), "prot udp\nup x\n").unwrap();
     let (code, out, _) = run(path, &["--check", "bad.conf", "-o", "json"]);
     assert_eq!(code, 78);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -527,7 +564,7 @@ fn the_binary_answers_by_its_exit_code() {
     assert_eq!(json["directives"][1]["hint"], "did you mean 'proto'?");
     let (code, _, err) = run(path, &["bad.conf"]);
     assert_eq!(code, 78);
-    assert!(err.contains("bad.conf:2:1: error: plugin"), "{err}");
+    assert!(err.contains("bad.conf:2:1: error: up"), "{err}");
     assert_eq!(run(path, &[]).0, 64);
     assert_eq!(run(path, &["--version"]).1, format!("tesserad {}\n", env!("CARGO_PKG_VERSION")));
 }

@@ -33,11 +33,17 @@ pub fn check_host(config: &Config, report: &mut Report) {
     if let Some(directory) = &config.auth.client_config_dir {
         host.directory("client-config-dir", directory);
     }
-    if config.hooks.commands().next().is_some() {
+    if config.hooks.commands().next().is_some() || !config.hooks.plugins.is_empty() {
         host.directory("tmp-dir", &config.hooks.tmp_dir);
     }
     for (name, command) in config.hooks.commands() {
         host.program(name, Path::new(&command.argv[0]), &command.place);
+    }
+    for plugin in &config.hooks.plugins {
+        host.shared_object(&plugin.file, &plugin.place);
+    }
+    for secret in config.auth.gen_token.iter().flat_map(|token| &token.secrets) {
+        host.source("auth-gen-token-secret", Some(secret), true);
     }
     if let Some(user) = &config.process.user {
         let found = nix::unistd::User::from_name(user).map(|user| user.is_some());
@@ -54,7 +60,10 @@ pub fn check_host(config: &Config, report: &mut Report) {
     };
     let persist = config.network.persist.as_ref().map(|persist| ("ifconfig-pool-persist", &persist.file));
     let pid = config.process.writepid.as_ref().map(|file| ("writepid", file));
-    for (name, file) in [log, persist, pid].into_iter().flatten() {
+    let users = config.auth.users.as_ref().map(|file| ("auth-file", file));
+    let store = config.tessera.store.as_ref().map(|directory| ("store", directory));
+    let control = config.tessera.control_socket.as_ref().map(|socket| ("control-socket", &socket.path));
+    for (name, file) in [log, persist, pid, users, store, control].into_iter().flatten() {
         host.parent(name, file);
     }
 }
@@ -138,6 +147,16 @@ impl Host<'_> {
             }
             Ok(_) => {}
         }
+    }
+
+    /// A bare name is looked for where plugins are installed when it is opened.
+    fn shared_object(&mut self, path: &Path, place: &Place) {
+        let bare = path.parent().is_none_or(|parent| parent.as_os_str().is_empty());
+        if bare || path.is_file() {
+            return;
+        }
+        let hint = self.elsewhere(path);
+        self.error(place, format!("plugin: there is no file '{}'", path.display()), hint);
     }
 
     fn account(&mut self, kind: &str, name: &str, found: nix::Result<bool>) {

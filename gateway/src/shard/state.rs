@@ -238,6 +238,7 @@ impl Shard {
             Event::InstallKey(key) => self.tell_worker(handle, |id| ToWorker::InstallKey(id, key)),
             Event::PromoteKey(key_id) => self.tell_worker(handle, |id| ToWorker::PromoteKey(id, key_id)),
             Event::RetireKey(key_id) => self.tell_worker(handle, |id| ToWorker::RetireKey(id, key_id)),
+            Event::CrResponse(_) => {}
             Event::UnknownMessage(name) => debug!(message = name, "control message that is not known"),
             Event::Closed(reason) => self.on_closed(handle, &reason),
         }

@@ -9,8 +9,10 @@
 //! fall back to their password; where that must not happen, `token-verify hook` keeps the decision with the hook.
 
 mod cache;
+mod generated;
 mod index;
 mod record;
 
 pub use cache::{TokenCache, TokenLimits, TokenStats};
+pub use generated::{CLOCK_SKEW, Holder, Judgement, MAX_KEYS, SessionTokens, TokenGenerator};
 pub use record::{Binding, Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};

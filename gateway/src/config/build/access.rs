@@ -4,9 +4,13 @@ use super::{Draft, Effect, Outcome, bad, text, word};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::{self, Directive};
 use crate::config::model::{
-    AuthHook, CertificatePolicy, CredentialsVia, HookCommand, ScriptSecurity, Variable,
+    AuthHook, CertificatePolicy, CredentialsVia, HookCommand, PluginFile, ScriptSecurity, Variable,
 };
 
+/// Most plugins; each is a process of its own.
+const MAX_PLUGINS: usize = 16;
+/// Longest name of a service or an issuer.
+const MAX_NAME: usize = 64;
 /// Most variables for hooks.
 const MAX_VARIABLES: usize = 1024;
 
@@ -106,6 +110,58 @@ pub(crate) fn tls_verify(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn tls_crypt_v2_verify(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.hooks.tls_crypt_v2_verify = Some(command(draft, d)?);
     Ok(Effect::Honoured)
+}
+
+pub(crate) fn client_crresponse(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.hooks.client_crresponse = Some(command(draft, d)?);
+    Ok(Effect::Honoured)
+}
+
+/// A name without a directory is looked for among the system's plugins, as OpenVPN does.
+pub(crate) fn plugin(draft: &mut Draft, d: &Directive) -> Outcome {
+    let name = text(d, 0)?;
+    if name.is_empty() {
+        return Err(bad(d, 0, "the file name is empty"));
+    }
+    if draft.config.hooks.plugins.len() >= MAX_PLUGINS {
+        return Err(bad(d, 0, format!("more than {MAX_PLUGINS} plugins")));
+    }
+    let file = if name.contains('/') { draft.path(name) } else { name.into() };
+    // A single argument is split into words once more, as OpenVPN does: `plugin x.so "login login USERNAME"`.
+    let args = match &d.args[1..] {
+        [one] => lex::split_command(one.as_str()).map_err(|message| bad(d, 1, message))?,
+        many => many.iter().map(|arg| arg.as_str().to_owned()).collect(),
+    };
+    draft.config.hooks.plugins.push(PluginFile { file, args, place: d.place.clone() });
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn auth_file(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.auth.users = Some(draft.path(text(d, 0)?));
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn auth_pam(draft: &mut Draft, d: &Directive) -> Outcome {
+    let service = short_name(d)?;
+    if service.starts_with('.') || service.contains('/') {
+        return Err(bad(d, 0, format!("'{service}' is not the name of a PAM service"))
+            .hint("it is a file in /etc/pam.d"));
+    }
+    draft.config.auth.pam_service = Some(service);
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn otp_issuer(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.auth.otp_issuer = short_name(d)?;
+    Ok(Effect::Honoured)
+}
+
+fn short_name(d: &Directive) -> Result<String, Diagnostic> {
+    let name = text(d, 0)?;
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        return Err(bad(d, 0, format!("1 to {MAX_NAME} printable characters are wanted")));
+    }
+    Ok(name.to_owned())
 }
 
 pub(crate) fn setenv(draft: &mut Draft, d: &Directive) -> Outcome {

@@ -3,17 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Draft, Local, Placed, Proto};
+use super::{Draft, GenTokenTimes, Local, Placed, Proto};
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::model::{
-    CertificatePolicy, Config, CredentialsVia, HookCommand, Ifconfig4, Ifconfig6, KeyDirection, Listener,
-    MssFix, Pool4, Pool6, ScriptSecurity, TokenVerify, Wrap, mask4,
+    CertificatePolicy, Config, CredentialsVia, GenToken, HookCommand, Ifconfig4, Ifconfig6, KeyDirection,
+    Listener, MssFix, Pool4, Pool6, ScriptSecurity, TokenVerify, Wrap, mask4,
 };
 
 /// OpenVPN's port.
 const DEFAULT_PORT: u16 = 1194;
 /// The tunnel MTU for which the default MSS bound is known to fit an ethernet path.
 const ETHERNET_MTU: u16 = 1500;
+
+/// How often generated tokens are renewed when neither the directive nor 'reneg-sec' says so: OpenVPN's default of the latter.
+const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
 
 /// Resolves the draft; what is wrong is added to its problems, which come back with the configuration.
 pub(in crate::config) fn finish(mut draft: Draft) -> (Config, Vec<Diagnostic>) {
@@ -26,6 +29,7 @@ pub(in crate::config) fn finish(mut draft: Draft) -> (Config, Vec<Diagnostic>) {
     sizes(&mut draft);
     wrap(&mut draft);
     trust(&mut draft);
+    tokens(&mut draft);
     accounts(&mut draft);
     hooks(&mut draft);
     if let (Some(version), Some(status)) = (draft.status_version, &mut draft.config.process.status) {
@@ -356,9 +360,44 @@ fn trust(draft: &mut Draft) {
     }
 }
 
+fn tokens(draft: &mut Draft) {
+    let (secrets, bind_certificate) = (std::mem::take(&mut draft.gen_token_secrets), draft.bind_certificate);
+    let Some(Placed { value: times, place }) = draft.gen_token.clone() else {
+        for name in ["auth-gen-token-secret", "token-bind"] {
+            if draft.given(name).is_some() {
+                let place = draft.place_of(name);
+                draft.error(&place, format!("{name} without auth-gen-token"), "add 'auth-gen-token'");
+            }
+        }
+        return;
+    };
+    let shortest = draft.config.timers.hand_window * 2;
+    if let Some(renewal) = times.renewal.filter(|renewal| *renewal < shortest) {
+        let message = format!(
+            "auth-gen-token: a renewal time of {} s is less than twice hand-window ({} s)",
+            renewal.as_secs(),
+            shortest.as_secs()
+        );
+        draft.error(&place, message, "raise it, or lower hand-window");
+    }
+    if bind_certificate && draft.config.auth.certificates == CertificatePolicy::None {
+        let place = draft.place_of("token-bind");
+        draft.error(&place, "token-bind certificate, but clients have none", "use 'token-bind user'");
+    }
+    // With 'reneg-sec 0', which is usual where a code is asked for, the renewal needs a time of its own.
+    let renewal = times.renewal.or(draft.config.timers.reneg_max).unwrap_or(TOKEN_RENEWAL).max(shortest);
+    let GenTokenTimes { lifetime, external_auth, .. } = times;
+    draft.config.auth.gen_token =
+        Some(GenToken { lifetime, renewal, external_auth, secrets, bind_certificate });
+}
+
 fn accounts(draft: &mut Draft) {
     let auth = &draft.config.auth;
-    let asks_password = draft.config.hooks.auth_user_pass_verify.is_some();
+    // What a plugin checks is known only when it has been opened; the start looks again.
+    let asks_password = draft.config.hooks.auth_user_pass_verify.is_some()
+        || auth.users.is_some()
+        || auth.pam_service.is_some()
+        || !draft.config.hooks.plugins.is_empty();
     let (policy, as_name) = (auth.certificates, auth.username_as_common_name);
     if auth.ccd_exclusive && auth.client_config_dir.is_none() {
         let place = draft.place_of("ccd-exclusive");
@@ -367,7 +406,10 @@ fn accounts(draft: &mut Draft) {
     if asks_password {
         return;
     }
-    let hint = "add 'auth-user-pass-verify PROGRAM via-file'";
+    let hint = "add 'auth-user-pass-verify PROGRAM via-file', or 'auth-file FILE'";
+    if let Some(place) = draft.given("auth-gen-token").cloned() {
+        draft.error(&place, "auth-gen-token, but nothing checks passwords", hint);
+    }
     if policy != CertificatePolicy::Require {
         let name = if draft.given("verify-client-cert").is_some() {
             "verify-client-cert"

@@ -62,6 +62,14 @@ pub(super) struct Local {
     pub(super) proto: Option<Proto>,
 }
 
+/// `auth-gen-token`, before the other timers are known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GenTokenTimes {
+    pub(super) lifetime: Option<Duration>,
+    pub(super) renewal: Option<Duration>,
+    pub(super) external_auth: bool,
+}
+
 /// An explicit IPv4 pool: first, last, netmask.
 type PoolRange = (Ipv4Addr, Ipv4Addr, Option<Ipv4Addr>);
 
@@ -90,6 +98,9 @@ pub(super) struct Draft {
     pub(super) tls_crypt: Option<Source>,
     pub(super) tls_crypt_v2: Option<(Source, CookieMode)>,
     pub(super) tls_crypt_v2_max_age: Option<Duration>,
+    pub(super) gen_token: Option<Placed<GenTokenTimes>>,
+    pub(super) gen_token_secrets: Vec<Source>,
+    pub(super) bind_certificate: bool,
     pub(super) remote_cert_tls: bool,
     pub(super) unusable_auth: Option<Placed<String>>,
     pub(super) status_version: Option<u8>,

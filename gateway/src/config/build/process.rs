@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Draft, Effect, MAX_SECONDS, Outcome, bad, number, seconds, text, word};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::Directive;
-use crate::config::model::{IoChoice, Log, Status, Threads, TokenVerify};
+use crate::config::model::{ControlSocket, IoChoice, Log, Status, Threads, TokenVerify};
 
 /// How often a status file is written unless told, as with OpenVPN.
 const STATUS_INTERVAL: u64 = 60;
@@ -112,6 +112,22 @@ pub(crate) fn io(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn token_verify(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.tessera.token_verify =
         word(d, 0, &[("hook", TokenVerify::Hook), ("cache", TokenVerify::Cache)])?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn store(draft: &mut Draft, d: &Directive) -> Outcome {
+    let place = text(d, 0)?;
+    if place.is_empty() {
+        return Err(bad(d, 0, "'memory' or a directory is wanted"));
+    }
+    draft.config.tessera.store = (place != "memory").then(|| draft.path(place));
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn control_socket(draft: &mut Draft, d: &Directive) -> Outcome {
+    let path = draft.path(text(d, 0)?);
+    let group = d.arg(1).map(str::to_owned);
+    draft.config.tessera.control_socket = Some(ControlSocket { path, group });
     Ok(Effect::Honoured)
 }
 

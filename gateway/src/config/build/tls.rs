@@ -2,7 +2,7 @@
 
 use tessera_proto::{Cipher, Digest};
 
-use super::{Draft, Effect, MAX_SECONDS, Outcome, Placed, bad, seconds_or_never, text, word};
+use super::{Draft, Effect, GenTokenTimes, MAX_SECONDS, Outcome, Placed, bad, seconds_or_never, text, word};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::Directive;
 use crate::config::model::{
@@ -11,6 +11,8 @@ use crate::config::model::{
 
 /// Most pinned certificates: they are searched at each handshake.
 const MAX_FINGERPRINTS: usize = 65_536;
+/// Most secrets of tokens: each is tried on every token.
+const MAX_TOKEN_SECRETS: usize = 8;
 /// The OID of "TLS web client authentication".
 const EKU_CLIENT: &str = "1.3.6.1.5.5.7.3.2";
 /// The OID of "TLS web server authentication".
@@ -479,6 +481,33 @@ pub(crate) fn force_tls_key_material_export(draft: &mut Draft, _: &Directive) ->
 }
 
 /// Kept beside the others: the lifetime of pushed tokens belongs to the token cache.
+/// `auth-gen-token [lifetime [renewal-time]] [external-auth]`, in OpenVPN's order.
+pub(crate) fn auth_gen_token(draft: &mut Draft, d: &Directive) -> Outcome {
+    let external_auth = d.args.last().is_some_and(|arg| arg.as_str() == "external-auth");
+    let numbers = d.args.len() - usize::from(external_auth);
+    if numbers > 2 {
+        return Err(bad(d, 2, "'external-auth' is the only word behind the two times"));
+    }
+    let time = |index| if index < numbers { seconds_or_never(d, index) } else { Ok(None) };
+    let times = GenTokenTimes { lifetime: time(0)?, renewal: time(1)?, external_auth };
+    draft.gen_token = Some(Placed { value: times, place: d.place.clone() });
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn auth_gen_token_secret(draft: &mut Draft, d: &Directive) -> Outcome {
+    if draft.gen_token_secrets.len() >= MAX_TOKEN_SECRETS {
+        return Err(bad(d, 0, format!("more than {MAX_TOKEN_SECRETS} secrets")));
+    }
+    let source = draft.source(d)?;
+    draft.gen_token_secrets.push(source);
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn token_bind(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.bind_certificate = word(d, 0, &[("user", false), ("certificate", true)])?;
+    Ok(Effect::Honoured)
+}
+
 pub(crate) fn token_lifetime(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.tessera.token_lifetime = seconds_or_never(d, 0)?;
     Ok(Effect::Honoured)

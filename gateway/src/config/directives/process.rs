@@ -43,6 +43,8 @@ pub(super) const TABLE: &[Spec] = &[
     on("datapath", 1, 1, run::datapath),
     on("io", 1, 1, run::io),
     on("token-verify", 1, 1, run::token_verify),
+    on("store", 1, 1, run::store),
+    on("control-socket", 1, 2, run::control_socket),
     on("hook-timeout", 1, 1, run::hook_timeout),
     on("hook-concurrency", 1, 1, run::hook_concurrency),
     on("max-half-open", 1, 1, run::max_half_open),

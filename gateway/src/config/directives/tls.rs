@@ -3,8 +3,6 @@
 use super::{LATER, Spec, client, no, off, on};
 use crate::config::build::tls as run;
 
-const TOKENS: &str = "tokens of the gateway's own making are not in this release";
-const TOKENS_HINT: &str = "push one from client-connect: push \"auth-token …\"";
 const HARDWARE: &str = "keys in hardware are not supported";
 const HARDWARE_HINT: &str = "use 'key FILE'";
 const STATIC: &str = "static-key mode has no forward secrecy and is not served";
@@ -56,8 +54,9 @@ pub(super) const TABLE: &[Spec] = &[
     on("force-tls-key-material-export", 0, 0, run::force_tls_key_material_export),
     no("keying-material-exporter", LATER, "leave it out"),
     on("token-lifetime", 1, 1, run::token_lifetime),
-    no("auth-gen-token", TOKENS, TOKENS_HINT),
-    no("auth-gen-token-secret", TOKENS, TOKENS_HINT),
+    on("auth-gen-token", 0, 3, run::auth_gen_token),
+    on("auth-gen-token-secret", 1, 1, run::auth_gen_token_secret).inline().list(),
+    on("token-bind", 1, 1, run::token_bind),
     no("secret", STATIC, "use certificates, or 'peer-fingerprint'"),
     no("allow-deprecated-insecure-static-crypto", STATIC, "use certificates, or 'peer-fingerprint'"),
     client("tls-client"),

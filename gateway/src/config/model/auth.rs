@@ -1,9 +1,11 @@
 //! How clients prove who they are, and the programs that are asked.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::{Source, optional_seconds, seconds};
 use crate::config::diagnostic::Place;
 
 /// What is asked of clients' certificates (`verify-client-cert`).
@@ -32,6 +34,31 @@ pub struct Auth {
     pub client_config_dir: Option<PathBuf>,
     /// Clients without a file of their own are turned away.
     pub ccd_exclusive: bool,
+    /// File of users with password hashes and second factors (`auth-file`).
+    pub users: Option<PathBuf>,
+    /// PAM service that checks passwords (`auth-pam`).
+    pub pam_service: Option<String>,
+    /// Who stands as issuer in authenticator apps.
+    pub otp_issuer: String,
+    /// Tokens of the gateway's own making (`auth-gen-token`).
+    pub gen_token: Option<GenToken>,
+}
+
+/// `auth-gen-token`.
+#[derive(Debug, Clone, Serialize)]
+pub struct GenToken {
+    /// Since the first real login; `None`: no limit.
+    #[serde(serialize_with = "optional_seconds")]
+    pub lifetime: Option<Duration>,
+    /// A token is renewed this often, and good for twice as long.
+    #[serde(serialize_with = "seconds")]
+    pub renewal: Duration,
+    /// Whatever checks passwords is asked about tokens, too.
+    pub external_auth: bool,
+    /// Files of keys, in order: the first makes tokens, all check them. Empty: a key of the gateway's own.
+    pub secrets: Vec<Source>,
+    /// A token is good only with the certificate that it was given to.
+    pub bind_certificate: bool,
 }
 
 /// `script-security`.
@@ -77,6 +104,18 @@ pub struct AuthHook {
     pub via: CredentialsVia,
 }
 
+/// `plugin FILE [ARGUMENT…]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PluginFile {
+    /// The shared object: a path, or a bare name to be looked for among the system's plugins.
+    pub file: PathBuf,
+    /// Its arguments, split into words. They may hold a secret and are not shown.
+    #[serde(skip)]
+    pub args: Vec<String>,
+    /// The directive.
+    pub place: Place,
+}
+
 /// A variable for the environment of hooks (`setenv`). The value may be a secret of the hook and is not shown.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Variable {
@@ -110,6 +149,10 @@ pub struct Hooks {
     pub client_disconnect: Option<HookCommand>,
     /// Is told about every address behind a client.
     pub learn_address: Option<HookCommand>,
+    /// Is given a client's answer to a question that was asked during the login.
+    pub client_crresponse: Option<HookCommand>,
+    /// Plugins, in order.
+    pub plugins: Vec<PluginFile>,
     /// Checks each certificate of a client's chain.
     pub tls_verify: Option<HookCommand>,
     /// Checks the metadata of a client's wrapped `tls-crypt-v2` key.
@@ -126,6 +169,7 @@ impl Hooks {
         [
             ("auth-user-pass-verify", self.auth_user_pass_verify.as_ref().map(|hook| &hook.command)),
             ("client-connect", self.client_connect.as_ref()),
+            ("client-crresponse", self.client_crresponse.as_ref()),
             ("client-disconnect", self.client_disconnect.as_ref()),
             ("learn-address", self.learn_address.as_ref()),
             ("tls-verify", self.tls_verify.as_ref()),
@@ -142,6 +186,8 @@ impl Default for Hooks {
             script_security: ScriptSecurity::System,
             auth_user_pass_verify: None,
             client_connect: None,
+            client_crresponse: None,
+            plugins: Vec::new(),
             client_disconnect: None,
             learn_address: None,
             tls_verify: None,

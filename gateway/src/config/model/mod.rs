@@ -15,13 +15,14 @@ use serde::{Serialize, Serializer};
 use tessera_proto::Secret;
 
 pub use auth::{
-    Auth, AuthHook, CertificatePolicy, CredentialsVia, HookCommand, Hooks, ScriptSecurity, Variable,
+    Auth, AuthHook, CertificatePolicy, CredentialsVia, GenToken, HookCommand, Hooks, PluginFile,
+    ScriptSecurity, Variable,
 };
 pub(crate) use network::mask4;
 pub use network::{
     Device, DeviceKind, Ifconfig4, Ifconfig6, Network, Pool4, Pool6, PoolPersist, Route4, Route6, Topology,
 };
-pub use process::{IoChoice, Log, Process, Status, Tessera, Threads, TokenVerify};
+pub use process::{ControlSocket, IoChoice, Log, Process, Status, Tessera, Threads, TokenVerify};
 pub use tls::{
     Compression, CookieMode, Crypto, Fingerprint, KeyDirection, NameField, Tls, TlsVersion, Wrap, X509Match,
     X509Name,

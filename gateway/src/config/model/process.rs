@@ -79,6 +79,15 @@ pub enum TokenVerify {
     Cache,
 }
 
+/// `control-socket PATH [GROUP]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ControlSocket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whose members may use it, besides root and the gateway's own user.
+    pub group: Option<String>,
+}
+
 /// How sockets are driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -103,6 +112,10 @@ pub struct Tessera {
     pub io: IoChoice,
     /// Who checks tokens.
     pub token_verify: TokenVerify,
+    /// Directory of what must outlive the process (tokens, revocations, used codes); `None`: memory only.
+    pub store: Option<PathBuf>,
+    /// Where `tessera` reaches the gateway; `None`: nowhere.
+    pub control_socket: Option<ControlSocket>,
     /// How long the cache takes a pushed token; `None`: no limit.
     #[serde(serialize_with = "optional_seconds")]
     pub token_lifetime: Option<Duration>,
@@ -120,6 +133,8 @@ impl Default for Tessera {
             session_shards: Threads::Auto,
             io: IoChoice::Auto,
             token_verify: TokenVerify::Hook,
+            store: None,
+            control_socket: None,
             // A working day and its night: a stolen token dies by itself, and nobody logs in twice a day.
             token_lifetime: Some(Duration::from_secs(86_400)),
             // A hook that asks a person's phone takes seconds; hand-window (60 s) must still hold two of them.
