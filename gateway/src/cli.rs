@@ -2,7 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tessera_proto::wrap::MAX_METADATA;
+
 use crate::config::{self, Arg, Config, Directive, Place, Report};
+
+/// Most metadata of an admin in a client key: its type takes a byte.
+const MAX_USER_METADATA: usize = MAX_METADATA - 1;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -12,8 +19,9 @@ tesserad: a VPN gateway for the OpenVPN protocol
   tesserad --config FILE [--DIRECTIVE VALUE…]…
                                       the same; every directive may stand on the command line
   tesserad --check … [-o table|json]  only say what would become of each directive
-  tesserad --genkey KIND [FILE]       make a key: tls-auth, secret, tls-crypt, tls-crypt-v2-server,
-                                      tls-crypt-v2-client (with --tls-crypt-v2 SERVERKEY)
+  tesserad --genkey KIND [FILE]       make a key: tls-auth, secret, tls-crypt, auth-token, tls-crypt-v2-server,
+                                      tls-crypt-v2-client (with --tls-crypt-v2 SERVERKEY; behind FILE may stand
+                                      metadata in base64 in place of the time)
   tesserad --version
   tesserad --help
 
@@ -43,6 +51,8 @@ pub enum KeyKind {
     TlsCryptV2Server,
     /// A client key for `tls-crypt-v2`, wrapped with a server key.
     TlsCryptV2Client,
+    /// A secret of generated tokens.
+    AuthToken,
 }
 
 /// What the command line asks for.
@@ -64,6 +74,8 @@ pub enum Invocation {
         file: Option<PathBuf>,
         /// The server key (`--tls-crypt-v2 FILE`), always there for [`KeyKind::TlsCryptV2Client`].
         server_key: Option<PathBuf>,
+        /// What is sealed into a client key, decoded.
+        metadata: Option<Vec<u8>>,
     },
 }
 
@@ -139,19 +151,29 @@ fn gen_key(
     directives: &[Directive],
     working_directory: &Path,
 ) -> Result<Invocation, String> {
-    if genkey.args.len() > 2 {
-        return Err("--genkey takes a kind and a file".to_owned());
-    }
     let kind = match genkey.arg(0) {
         Some("secret" | "tls-auth" | "tls-crypt") => KeyKind::Static,
         Some("tls-crypt-v2-server") => KeyKind::TlsCryptV2Server,
         Some("tls-crypt-v2-client") => KeyKind::TlsCryptV2Client,
+        Some("auth-token") => KeyKind::AuthToken,
         Some(other) => {
             return Err(format!(
-                "--genkey does not make '{other}': secret, tls-auth, tls-crypt, tls-crypt-v2-server, tls-crypt-v2-client"
+                "--genkey does not make '{other}': secret, tls-auth, tls-crypt, auth-token, tls-crypt-v2-server, tls-crypt-v2-client"
             ));
         }
         None => return Err("--genkey takes a kind and a file".to_owned()),
+    };
+    let metadata = match (kind, genkey.arg(2)) {
+        (_, None) => None,
+        (KeyKind::TlsCryptV2Client, Some(text)) if genkey.args.len() == 3 => {
+            let decoded =
+                STANDARD.decode(text).map_err(|_| "--genkey: the metadata is not base64".to_owned())?;
+            if decoded.len() > MAX_USER_METADATA {
+                return Err(format!("--genkey: more than {MAX_USER_METADATA} bytes of metadata"));
+            }
+            Some(decoded)
+        }
+        _ => return Err("--genkey takes a kind and a file".to_owned()),
     };
     let mut server_key = None;
     for directive in directives {
@@ -166,7 +188,8 @@ fn gen_key(
     if kind == KeyKind::TlsCryptV2Client && server_key.is_none() {
         return Err("--genkey tls-crypt-v2-client needs the server's key: --tls-crypt-v2 FILE".to_owned());
     }
-    Ok(Invocation::GenKey { kind, file: genkey.arg(1).map(|file| working_directory.join(file)), server_key })
+    let file = genkey.arg(1).map(|file| working_directory.join(file));
+    Ok(Invocation::GenKey { kind, file, server_key, metadata })
 }
 
 #[cfg(test)]
@@ -217,13 +240,18 @@ mod tests {
         };
         assert_eq!((kind, file.unwrap()), (KeyKind::Static, PathBuf::from("/x/k")));
         let words = ["--tls-crypt-v2", "s", "--genkey", "tls-crypt-v2-client"];
-        let Ok(Invocation::GenKey { kind, file, server_key }) = run(&words, here) else { panic!() };
+        let Ok(Invocation::GenKey { kind, file, server_key, .. }) = run(&words, here) else { panic!() };
         assert_eq!(
             (kind, file, server_key.unwrap()),
             (KeyKind::TlsCryptV2Client, None, PathBuf::from("/x/s"))
         );
+        let words = ["--tls-crypt-v2", "s", "--genkey", "tls-crypt-v2-client", "k", "YWxpY2U="];
+        let Ok(Invocation::GenKey { metadata, .. }) = run(&words, here) else { panic!() };
+        assert_eq!(metadata.as_deref(), Some(&b"alice"[..]));
         for wrong in [
-            &[][..],
+            &["--tls-crypt-v2", "s", "--genkey", "tls-crypt-v2-client", "k", "*"][..],
+            &["--genkey", "auth-token", "k", "YWxpY2U="],
+            &[],
             &["a", "b"],
             &["a", "--dev", "tun"],
             &["-o", "json", "--config", "x"],

@@ -7,18 +7,24 @@ use std::path::Path;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tessera_proto::Secret;
+use tessera_proto::auth_token::TokenKey;
 use tessera_proto::wrap::{ClientKeyFile, Metadata, ServerKey, StaticKey};
 
 use crate::cli::KeyKind;
 use crate::clock;
 
-/// Makes a key and gives the text of its file.
+/// Makes a key and gives the text of its file. A client key holds the time, or what the admin gives in its place.
 ///
 /// # Errors
 /// When there is no randomness, or the server key cannot be read.
-pub fn make(kind: KeyKind, server_key: Option<&Path>) -> io::Result<Secret<String>> {
+pub fn make(
+    kind: KeyKind,
+    server_key: Option<&Path>,
+    metadata: Option<Vec<u8>>,
+) -> io::Result<Secret<String>> {
     match kind {
         KeyKind::Static => Ok(StaticKey::new(random()?).to_text()),
+        KeyKind::AuthToken => Ok(TokenKey::new(random()?).to_text()),
         KeyKind::TlsCryptV2Server => {
             let key = ServerKey::new(random()?).map_err(io::Error::other)?;
             Ok(key.to_text())
@@ -31,7 +37,8 @@ pub fn make(kind: KeyKind, server_key: Option<&Path>) -> io::Result<Secret<Strin
                 .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
             let key = StaticKey::new(random()?);
             let made = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
-            let wkc = server.wrap(&key, &Metadata::Timestamp(made)).map_err(io::Error::other)?;
+            let metadata = metadata.map_or(Metadata::Timestamp(made), Metadata::User);
+            let wkc = server.wrap(&key, &metadata).map_err(io::Error::other)?;
             Ok(ClientKeyFile { key, wkc }.to_text())
         }
     }

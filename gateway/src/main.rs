@@ -35,14 +35,19 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::from(exit::OK),
             Err(error) => complain(error.code, &error.message),
         },
-        Ok(Invocation::GenKey { kind, file, server_key }) => {
-            generate(kind, file.as_deref(), server_key.as_deref())
+        Ok(Invocation::GenKey { kind, file, server_key, metadata }) => {
+            generate(kind, file.as_deref(), server_key.as_deref(), metadata)
         }
     }
 }
 
-fn generate(kind: KeyKind, file: Option<&Path>, server_key: Option<&Path>) -> ExitCode {
-    let made = genkey::make(kind, server_key).and_then(|text| match file {
+fn generate(
+    kind: KeyKind,
+    file: Option<&Path>,
+    server_key: Option<&Path>,
+    metadata: Option<Vec<u8>>,
+) -> ExitCode {
+    let made = genkey::make(kind, server_key, metadata).and_then(|text| match file {
         Some(file) => genkey::write(file, &text).map(|()| None),
         None => Ok(Some(text)),
     });
