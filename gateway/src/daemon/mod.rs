@@ -36,7 +36,7 @@ use crate::net::tun::{Tun, TunSpec};
 use crate::net::{Family, ListenSpec, ListenerGroup};
 use crate::routes::RouteTable;
 use crate::shard::{self, COMMAND_QUEUE, Command, ShardSetup, WORKER_QUEUE};
-use crate::tokens::{TokenCache, TokenLimits};
+use crate::tokens::{TokenCache, TokenGenerator, TokenLimits, secrets};
 
 /// Most workers: the peer-id keeps 16 bits for clients.
 const MAX_WORKERS: usize = 64;
@@ -145,6 +145,7 @@ impl Running {
         let tokens = TokenCache::new(TokenLimits::default(), &random)
             .map_err(|_| StartError::config("the system gives no randomness"))?;
         let tokens = Arc::new(tokens);
+        let generator = generator(config)?.map(Arc::new);
         let mut cookie_key = [0; 16];
         random.fill(&mut cookie_key).map_err(|_| StartError::config("the system gives no randomness"))?;
         let cookies = CookieKey::new(cookie_key, config.timers.hand_window);
@@ -185,6 +186,7 @@ impl Running {
                 tls,
                 directory: Arc::clone(&directory),
                 tokens: Arc::clone(&tokens),
+                generator: generator.clone(),
                 hooks: hook.clone(),
                 base_env: base_env.clone(),
                 data: data.handle(),
@@ -313,6 +315,17 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
     let peer_ids = PeerIdAllocator::new(layout, config.limits.max_clients);
     let routes = RouteTable::new(max_routes(config));
     Ok(Directory::new(pool, persist, peer_ids, routes, config.limits.duplicate_cn))
+}
+
+/// What makes tokens, if they are made here.
+fn generator(config: &Config) -> Result<Option<TokenGenerator>, StartError> {
+    let Some(token) = &config.auth.gen_token else { return Ok(None) };
+    let mut keys = secrets::load(&token.secrets).map_err(StartError::config)?;
+    if keys.is_empty() {
+        info!("auth-gen-token without a secret file: its tokens end with this process");
+        keys.push(secrets::generate().map_err(|error| StartError::io("auth-gen-token", &error))?);
+    }
+    Ok(Some(TokenGenerator::new(keys, token.lifetime, token.renewal, token.bind_certificate)))
 }
 
 fn max_routes(config: &Config) -> usize {

@@ -11,6 +11,7 @@
 mod client;
 mod farewell;
 mod login;
+mod renewal;
 mod run;
 mod state;
 
@@ -28,7 +29,7 @@ use crate::directory::Directory;
 use crate::hooks::{Env, Hook};
 use crate::net::io::IoBackend;
 use crate::pki::ServerTls;
-use crate::tokens::TokenCache;
+use crate::tokens::{TokenCache, TokenGenerator};
 
 pub use run::run;
 
@@ -80,6 +81,8 @@ pub struct ShardSetup {
     pub directory: Arc<Directory>,
     /// Tokens.
     pub tokens: Arc<TokenCache>,
+    /// Makes tokens (`auth-gen-token`).
+    pub generator: Option<Arc<TokenGenerator>>,
     /// Runs programs.
     pub hooks: Hook,
     /// Environment that every hook gets.

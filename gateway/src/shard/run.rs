@@ -19,8 +19,8 @@ use crate::net::io::{ControlSocket, run_on};
 const MAX_DATAGRAM: usize = 4096;
 /// Between two receive errors of a socket (an interface that is down, say) the loop rests.
 const ERROR_REST: Duration = Duration::from_millis(100);
-/// How often the revocation list is looked at.
-const REVOCATION_CHECK: Duration = Duration::from_secs(1);
+/// How often the revocation list and the tokens' times are looked at.
+const UPKEEP: Duration = Duration::from_secs(1);
 /// How often a stopping shard looks whether its clients have heard it.
 const STOP_POLL: Duration = Duration::from_millis(20);
 
@@ -47,7 +47,7 @@ pub fn run(mut setup: ShardSetup) -> io::Result<()> {
             tokio::task::spawn_local(recv_loop(Rc::clone(&shard), listener, socket));
         }
         tokio::task::spawn_local(timer_loop(Rc::clone(&shard)));
-        tokio::task::spawn_local(revocation_loop(Rc::clone(&shard)));
+        tokio::task::spawn_local(upkeep_loop(Rc::clone(&shard)));
         tokio::task::spawn_local(worker_loop(Rc::clone(&shard), from_workers));
         command_loop(&shard, commands).await;
         Ok(())
@@ -100,11 +100,12 @@ async fn timer_loop(shard: Shared) {
     }
 }
 
-/// A revoked client is gone within a second, whether anybody logs in or not.
-async fn revocation_loop(shard: Shared) {
+/// A revoked client is gone within a second, and a token is renewed in its time, whether anybody logs in or not.
+async fn upkeep_loop(shard: Shared) {
     loop {
-        tokio::time::sleep(REVOCATION_CHECK).await;
+        tokio::time::sleep(UPKEEP).await;
         shard.follow_revocations();
+        shard.renew_tokens();
     }
 }
 

@@ -12,10 +12,12 @@ use tessera_proto::endpoint::{Drop as Dropped, Endpoint, EndpointConfig, Handle,
 use tessera_proto::message::AuthFailure;
 use tessera_proto::session::{AuthRequest, Close, CloseReason, Event};
 use tessera_wire::{PeerId, data};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tracing::{debug, info, warn};
 
 use super::client::{Account, Client};
+use super::login::LoginLink;
+use super::renewal::{OwnTokens, Renewals};
 use super::{Command, ShardSetup};
 use crate::clock;
 use crate::config::Config;
@@ -24,10 +26,13 @@ use crate::directory::{Directory, MoveVerdict, SessionRef};
 use crate::hooks::{Env, Hook};
 use crate::net::{LocalAddr, Path, try_send_now};
 use crate::pki::{CrlReload, ServerTls, explain};
-use crate::tokens::TokenCache;
+use crate::tokens::{TokenCache, TokenGenerator};
 
 /// Packets that wait for a control socket; what does not fit is retransmitted.
 pub(super) const SEND_QUEUE: usize = 1024;
+
+/// Tokens that are renewed in one turn.
+const RENEWALS: usize = 64;
 
 /// The operating system's randomness.
 struct SystemRng(ring::rand::SystemRandom);
@@ -55,6 +60,7 @@ pub(super) struct Shard {
     pub(super) config: Arc<Config>,
     pub(super) directory: Arc<Directory>,
     pub(super) tokens: Arc<TokenCache>,
+    pub(super) generator: Option<Arc<TokenGenerator>>,
     pub(super) hooks: Hook,
     pub(super) base_env: Env,
     pub(super) data: DataHandle,
@@ -91,7 +97,9 @@ pub(super) struct State {
     pub(super) clients: BTreeMap<Handle, Client>,
     by_peer: HashMap<PeerId, Handle>,
     /// Sessions whose logins are under way: the login finds out here that its client has left.
-    pub(super) logins: BTreeMap<Handle, watch::Sender<bool>>,
+    pub(super) logins: BTreeMap<Handle, LoginLink>,
+    /// Generated tokens, by session.
+    pub(super) renewals: Renewals<Handle>,
     /// Control packets that led to nothing, by reason.
     pub(super) drops: BTreeMap<Dropped, u64>,
     pub(super) next_deadline: Option<tessera_proto::Instant>,
@@ -124,6 +132,7 @@ impl Shard {
             clients: BTreeMap::new(),
             by_peer: HashMap::new(),
             logins: BTreeMap::new(),
+            renewals: Renewals::default(),
             drops: BTreeMap::new(),
             next_deadline: None,
             stopping: false,
@@ -133,6 +142,7 @@ impl Shard {
             config: setup.config,
             directory: setup.directory,
             tokens: setup.tokens,
+            generator: setup.generator,
             hooks: setup.hooks,
             base_env: setup.base_env,
             data: setup.data,
@@ -238,7 +248,11 @@ impl Shard {
             Event::InstallKey(key) => self.tell_worker(handle, |id| ToWorker::InstallKey(id, key)),
             Event::PromoteKey(key_id) => self.tell_worker(handle, |id| ToWorker::PromoteKey(id, key_id)),
             Event::RetireKey(key_id) => self.tell_worker(handle, |id| ToWorker::RetireKey(id, key_id)),
-            Event::CrResponse(_) => {}
+            Event::CrResponse(answer) => {
+                if let Some(login) = self.state.borrow().logins.get(&handle) {
+                    login.answer(answer);
+                }
+            }
             Event::UnknownMessage(name) => debug!(message = name, "control message that is not known"),
             Event::Closed(reason) => self.on_closed(handle, &reason),
         }
@@ -253,12 +267,39 @@ impl Shard {
 
     fn on_auth_request(self: &Rc<Self>, handle: Handle, request: AuthRequest) {
         let Some(path) = self.path(handle) else { return };
-        let (gone, left) = watch::channel(false);
-        self.state.borrow_mut().logins.insert(handle, gone);
+        let (link, client) = super::login::link();
+        self.state.borrow_mut().logins.insert(handle, link);
         let shard = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            super::login::login(&shard, handle, request, path, left).await;
+            super::login::login(&shard, handle, request, path, client).await;
         });
+    }
+
+    /// Notes which token a session holds, so that it is renewed in time.
+    pub(super) fn hold_token(&self, handle: Handle, tokens: OwnTokens) {
+        let Some(generator) = &self.generator else { return };
+        let state = &mut *self.state.borrow_mut();
+        if state.clients.contains_key(&handle) {
+            state.renewals.hold(handle, tokens, generator.renewal(), clock::read().mono);
+        }
+    }
+
+    /// Gives a session its next token.
+    pub(super) fn renew_token(self: &Rc<Self>, handle: Handle, mut tokens: OwnTokens) {
+        let Some(generator) = &self.generator else { return };
+        let now = clock::read();
+        let Some(token) = tokens.mint(generator, now) else { return };
+        self.with_session(handle, |session| session.push_token(&token, now));
+        self.hold_token(handle, tokens);
+    }
+
+    /// Renews what is due, some at a time: the rest follows within seconds, long before it is over.
+    pub(super) fn renew_tokens(self: &Rc<Self>) {
+        for _ in 0..RENEWALS {
+            let due = self.state.borrow().renewals.next_due(clock::read().mono);
+            let Some((handle, tokens)) = due else { return };
+            self.renew_token(handle, tokens);
+        }
     }
 
     /// Where a session is.
@@ -295,9 +336,10 @@ impl Shard {
         };
         let state = &mut *self.state.borrow_mut();
         let control = state.links.get(&handle).map(|link| link.stats).unwrap_or_default();
-        if let Some(gone) = state.logins.remove(&handle) {
-            gone.send_replace(true);
+        if let Some(login) = state.logins.remove(&handle) {
+            login.leave();
         }
+        state.renewals.forget(handle);
         state.accounts.remove(&handle);
         let Some(client) = state.clients.get_mut(&handle) else {
             match reason {

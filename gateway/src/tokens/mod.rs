@@ -12,6 +12,7 @@ mod cache;
 mod generated;
 mod index;
 mod record;
+pub mod secrets;
 
 pub use cache::{TokenCache, TokenLimits, TokenStats};
 pub use generated::{CLOCK_SKEW, Holder, Judgement, MAX_KEYS, SessionTokens, TokenGenerator};

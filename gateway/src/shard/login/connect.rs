@@ -1,268 +1,40 @@
-//! What takes time: logins, the configuration of a client, and its farewell. Each is a task that owns nothing of the
-//! shard and checks after every wait that its client is still there.
+//! Addresses, `client-connect`, peer-id, routes and push of a client whose login is accepted.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tessera_proto::endpoint::Handle;
-use tessera_proto::message::AuthFailure;
-use tessera_proto::session::{AuthRequest, Authenticated, Close, PushConfig, Verdict};
-use tessera_proto::wrap::Metadata;
-use tokio::sync::watch;
+use tessera_proto::session::{Authenticated, Close, PushConfig};
 use tracing::{info, warn};
 
-use super::client::{Account, Client};
-use super::farewell::{Resources, learned};
-use super::state::Shared;
+use super::credentials::binding;
+use super::{Login, Stop};
 use crate::clock;
-use crate::config::{CertificatePolicy, Ifconfig4, TokenVerify};
+use crate::config::{Ifconfig4, TokenVerify};
 use crate::data::{PeerSpec, PeerStats, ToWorker};
-use crate::directory::{Claim, Owner};
+use crate::directory::Claim;
 use crate::hooks::{Answer, Assigned, Env, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
-use crate::net::Path;
 use crate::overlay::{self, Overlay};
 use crate::routes::Prefix;
-use crate::tokens::{Binding, Lineage, TokenVerdict, UnixSeconds};
+use crate::shard::client::{Account, Client};
+use crate::shard::farewell::{Resources, learned};
+use crate::shard::renewal::OwnTokens;
+use crate::tokens::{Lineage, UnixSeconds};
 
-/// Longest name that `username-as-common-name` makes.
-const MAX_COMMON_NAME: usize = 64;
 /// Extra time that a client which takes over another's name waits for the other's farewell, beyond one hook.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// Lifetime of tokens when the configuration sets no limit.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Why a login ended early.
-enum Stop {
-    /// The client is told.
-    Refused(AuthFailure),
-    /// The client has left.
-    Left,
-}
-
-impl Stop {
-    fn denied(text: &str) -> Self {
-        Self::Refused(AuthFailure::Denied(Some(text.to_owned())))
-    }
-
-    /// Denied without a word of why: the client learns nothing that helps to guess.
-    const fn plain() -> Self {
-        Self::Refused(AuthFailure::Denied(None))
-    }
-
-    fn temporary(text: &str) -> Self {
-        Self::Refused(AuthFailure::Temporary(text.to_owned()))
-    }
-}
-
-/// One login under way.
-struct Login<'a> {
-    shard: &'a Shared,
-    handle: Handle,
-    path: Path,
-    left: watch::Receiver<bool>,
-}
-
-/// Decides a login or re-login, and configures the client after the first.
-pub(super) async fn login(
-    shard: &Shared,
-    handle: Handle,
-    request: AuthRequest,
-    path: Path,
-    left: watch::Receiver<bool>,
-) {
-    let login = Login { shard, handle, path, left };
-    let (attempt, renegotiation) = (request.attempt, request.renegotiation);
-    let remote = path.remote;
-    let account = match login.authenticate(&request).await {
-        Ok(account) => account,
-        Err(Stop::Left) => return,
-        Err(Stop::Refused(failure)) => {
-            shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Refuse(failure), clock::read()));
-            return;
-        }
-    };
-    let name = account.common_name.clone();
-    let accepted = shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Accept, clock::read()));
-    if renegotiation {
-        return info!(%remote, name, "renegotiated: login confirmed");
-    }
-    let Some(Some(proof)) = accepted else { return };
-    info!(
-        %remote,
-        name,
-        version = request.tls.version,
-        suite = request.tls.suite,
-        client = request.peer_info.value("IV_VER").unwrap_or("?"),
-        "Peer Connection Initiated with {remote}"
-    );
-    shard.state.borrow_mut().accounts.insert(handle, account.clone());
-    if let Err(Stop::Refused(failure)) = login.connect(account, proof).await {
-        shard.close(handle, Close::AuthFailed(failure));
-    }
-}
-
 impl Login<'_> {
-    fn config(&self) -> &crate::config::Config {
-        &self.shard.config
-    }
-
-    /// Gives up when the client has left meanwhile.
-    fn check(&self) -> Result<(), Stop> {
-        if *self.left.borrow() { Err(Stop::Left) } else { Ok(()) }
-    }
-
-    /// Certificate, then token or password, then what only concerns first logins.
-    async fn authenticate(&self, request: &AuthRequest) -> Result<Account, Stop> {
-        let remote = self.path.remote;
-        let account = self.identify(request)?;
-        let mut env = self.shard.base_env.clone();
-        env.set_peer(Peer::Untrusted(remote)).set_peer_info(&account.peer_info);
-        for (name, value) in &account.cert_env {
-            env.set(name, value.clone());
-        }
-        env.set("common_name", account.common_name.clone());
-        self.verify_chain(&account, &env).await?;
-        self.verify_credentials(request, &account, env).await?;
-        if request.renegotiation {
-            let first = self.shard.state.borrow().accounts.get(&self.handle).cloned();
-            if first.is_none_or(|first| first.common_name != account.common_name) {
-                warn!(%remote, name = account.common_name, "TLS Auth Error: the common name changed");
-                return Err(Stop::plain());
-            }
-        } else if self.config().auth.ccd_exclusive {
-            self.own_ccd_file(&account.common_name)?;
-        }
-        Ok(account)
-    }
-
-    /// Who the certificate (or, without one, the user name) says it is.
-    fn identify(&self, request: &AuthRequest) -> Result<Account, Stop> {
-        let config = self.config();
-        let (mut common_name, mut cert_env, mut certificate) = (String::new(), Vec::new(), None);
-        let mut subjects = Vec::new();
-        if !request.certificates.is_empty() && config.auth.certificates != CertificatePolicy::None {
-            let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
-            let identity = identity.map_err(|error| {
-                warn!(remote = %self.path.remote, "TLS Auth Error: {error}");
-                Stop::plain()
-            })?;
-            info!(remote = %self.path.remote, "VERIFY OK: depth=0, {}", identity.leaf().subject);
-            identity.common_name().clone_into(&mut common_name);
-            certificate = Some(*identity.fingerprint());
-            cert_env = identity.env();
-            subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
-        }
-        if config.auth.username_as_common_name && !request.username.is_empty() {
-            common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
-            if common_name.len() > MAX_COMMON_NAME {
-                return Err(Stop::denied("user name too long to be a common name"));
-            }
-        }
-        Ok(Account {
-            common_name,
-            username: request.username.clone(),
-            owner: Owner { username: request.username.clone(), certificate },
-            cert_env,
-            subjects,
-            chain: request.certificates.clone(),
-            peer_info: request.peer_info.clone(),
-        })
-    }
-
-    /// `tls-verify`, from the CA down.
-    async fn verify_chain(&self, account: &Account, env: &Env) -> Result<(), Stop> {
-        let Some(command) = &self.config().hooks.tls_verify else {
-            return Ok(());
-        };
-        for (depth, subject) in account.subjects.iter().enumerate().rev() {
-            let answer = self.shard.hooks.tls_verify(command, env.clone(), depth, subject).await;
-            self.check()?;
-            self.require(answer, "tls-verify")?;
-        }
-        Ok(())
-    }
-
-    fn require(&self, answer: Answer, hook: &str) -> Result<(), Stop> {
-        let remote = self.path.remote;
-        match answer {
-            Answer::Allow => Ok(()),
-            Answer::Deny => {
-                warn!(%remote, "TLS Auth Error: {hook} refused the client");
-                Err(Stop::plain())
-            }
-            Answer::NoAnswer => {
-                warn!(%remote, "{hook} gave no answer: the client is asked to come back");
-                Err(Stop::temporary("the login service did not answer"))
-            }
-        }
-    }
-
-    /// Token cache and `auth-user-pass-verify`.
-    async fn verify_credentials(
-        &self,
-        request: &AuthRequest,
-        account: &Account,
-        env: Env,
-    ) -> Result<(), Stop> {
-        let config = self.config();
-        let Some(hook) = &config.hooks.auth_user_pass_verify else {
-            return Ok(());
-        };
-        let remote = self.path.remote;
-        if request.username.is_empty()
-            && request.password.expose().is_empty()
-            && !config.auth.optional_credentials
-        {
-            warn!(%remote, "TLS Auth Error: the client sent no user name and password");
-            return Err(Stop::plain());
-        }
-        if config.tessera.token_verify == TokenVerify::Cache {
-            let binding = binding(account, &request.username);
-            let now = UnixSeconds(clock::unix_seconds());
-            match self.shard.tokens.check(&request.password, &binding, now) {
-                TokenVerdict::Valid(_) => {
-                    info!(%remote, name = account.common_name, "token accepted from the cache");
-                    return Ok(());
-                }
-                // Not a token, or one that we do not know (any more): the hook decides, as about a password.
-                TokenVerdict::Unknown => {}
-                TokenVerdict::Expired | TokenVerdict::Revoked => {
-                    info!(%remote, name = account.common_name, "token is no longer valid");
-                    return Err(Stop::Refused(AuthFailure::Session("token expired".into())));
-                }
-                TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => {
-                    warn!(%remote, name = account.common_name, "TLS Auth Error: the token is another client's");
-                    return Err(Stop::plain());
-                }
-            }
-        }
-        let answer =
-            self.shard.hooks.auth_user_pass_verify(hook, env, &request.username, &request.password).await;
-        self.check()?;
-        self.require(answer, "auth-user-pass-verify")
-    }
-
-    fn own_ccd_file(&self, name: &str) -> Result<(), Stop> {
-        let Some(directory) = &self.config().auth.client_config_dir else {
-            return Ok(());
-        };
-        match overlay::find_ccd(directory, name, true) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                warn!(remote = %self.path.remote, name, "TLS Auth Error: no file of its own in client-config-dir");
-                Err(Stop::plain())
-            }
-            Err(error) => {
-                warn!(name, "client-config-dir: {error}");
-                Err(Stop::temporary("the client's configuration cannot be read"))
-            }
-        }
-    }
-
     /// Addresses, hooks, peer-id, push.
-    async fn connect(&self, account: Account, proof: Authenticated) -> Result<(), Stop> {
+    pub(super) async fn connect(
+        &self,
+        account: Account,
+        tokens: Option<OwnTokens>,
+        proof: Authenticated,
+    ) -> Result<(), Stop> {
         self.take_name(&account.common_name).await?;
         let mut resources = Resources::new(
             self.shard,
@@ -270,7 +42,7 @@ impl Login<'_> {
             &account,
             self.connect_env(&account, clock::unix_seconds()),
         );
-        match self.configure(account, proof, &mut resources).await {
+        match self.configure(account, tokens, proof, &mut resources).await {
             Ok(()) => {
                 resources.keep();
                 Ok(())
@@ -304,6 +76,7 @@ impl Login<'_> {
     async fn configure(
         &self,
         account: Account,
+        tokens: Option<OwnTokens>,
         proof: Authenticated,
         resources: &mut Resources<'_>,
     ) -> Result<(), Stop> {
@@ -347,7 +120,12 @@ impl Login<'_> {
         resources.peer = Some(peer);
         let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own).await?;
         // From here on nothing waits: the client is either admitted whole or not at all.
-        self.admit(account, proof, resources, peer, &assigned, own, routes, &iroutes, since)
+        let tokens = self.first_token(tokens, &mut own);
+        self.admit(account, proof, resources, peer, &assigned, own, routes, &iroutes, since)?;
+        if let Some(tokens) = tokens {
+            shard.hold_token(self.handle, tokens);
+        }
+        Ok(())
     }
 
     fn connect_env(&self, account: &Account, since: u64) -> Env {
@@ -454,6 +232,19 @@ impl Login<'_> {
                 Err(Stop::temporary("the session token is not usable"))
             }
         }
+    }
+
+    /// The first generated token of the session. It takes the place of one that a hook has pushed: a client has one.
+    fn first_token(&self, tokens: Option<OwnTokens>, own: &mut Overlay) -> Option<OwnTokens> {
+        let mut tokens = tokens?;
+        let token = tokens.mint(self.shard.generator.as_ref()?, clock::read())?;
+        if own.token.replace(token).is_some() {
+            warn!(remote = %self.path.remote, "the pushed auth-token gives way to a generated one");
+        }
+        if own.token_user.is_none() && !tokens.username.is_empty() {
+            own.token_user = Some(tokens.username.clone());
+        }
+        Some(tokens)
     }
 
     /// The client's own addresses and the networks behind it, as far as nobody else has them and `learn-address` agrees.
@@ -578,34 +369,5 @@ impl Login<'_> {
             });
         }
         Ok(())
-    }
-}
-
-/// `tls-crypt-v2-verify`: silence is the only refusal.
-pub(super) fn verify_client_key(shard: &Shared, handle: Handle, metadata: Metadata) {
-    let shard = Rc::clone(shard);
-    tokio::task::spawn_local(async move {
-        let accept = match &shard.config.hooks.tls_crypt_v2_verify {
-            None => true,
-            Some(command) => {
-                let mut env = shard.base_env.clone();
-                if let Some(path) = shard.path(handle) {
-                    env.set_peer(Peer::Untrusted(path.remote));
-                }
-                let (kind, bytes) = (metadata.type_number().unwrap_or(0), metadata.bytes());
-                shard.hooks.tls_crypt_v2_verify(command, env, kind, &bytes).await == Answer::Allow
-            }
-        };
-        shard.with_session(handle, |session| {
-            session.client_key_verdict(accept, clock::read());
-        });
-    });
-}
-
-fn binding(account: &Account, username: &str) -> Binding {
-    Binding {
-        username: username.to_owned(),
-        certificate: account.owner.certificate,
-        common_name: account.common_name.clone(),
     }
 }

@@ -1,0 +1,144 @@
+//! What a client knows: its token or password, and whoever checks it.
+
+use tessera_proto::session::AuthRequest;
+use tracing::{info, warn};
+
+use super::{Login, Stop};
+use crate::clock;
+use crate::config::TokenVerify;
+use crate::hooks::Env;
+use crate::shard::client::Account;
+use crate::shard::renewal::OwnTokens;
+use crate::shard::state::system_rng;
+use crate::tokens::{Binding, Holder, Judgement, TokenGenerator, TokenVerdict, UnixSeconds};
+
+impl Login<'_> {
+    /// Lets a token in that the gateway can judge by itself; everything else is put to whoever checks passwords. Gives
+    /// what the next generated token follows from.
+    pub(super) async fn verify_credentials(
+        &self,
+        request: &AuthRequest,
+        account: &Account,
+        mut env: Env,
+    ) -> Result<Option<OwnTokens>, Stop> {
+        if !self.has_deciders() {
+            return Ok(None);
+        }
+        let anonymous = request.username.is_empty() && request.password.expose().is_empty();
+        if anonymous && !self.config().auth.optional_credentials {
+            warn!(remote = %self.path.remote, "TLS Auth Error: the client sent no user name and password");
+            return Err(Stop::plain());
+        }
+        let Some(generator) = self.shard.generator.as_ref().filter(|_| !anonymous) else {
+            if !self.cached_token(request, account)? {
+                self.ask_deciders(request, &request.username, &env).await?;
+            }
+            return Ok(None);
+        };
+        let mut judged = self.judge(generator, request, account);
+        env.set("session_state", judged.judgement.session_state());
+        env.set("session_id", judged.own.tokens.session.to_string());
+        if !self.settled_by_token(&judged.judgement, account)? && !self.cached_token(request, account)? {
+            self.ask_deciders(request, &judged.own.username, &env).await?;
+            if matches!(judged.judgement, Judgement::Expired(_) | Judgement::ExpiredEmptyUser(_)) {
+                // Whoever checks logins has taken it for a new one.
+                judged.own.tokens.restart(clock::read());
+            }
+        }
+        Ok(Some(judged.own))
+    }
+
+    fn judge(&self, generator: &TokenGenerator, request: &AuthRequest, account: &Account) -> Judged {
+        let now = clock::read();
+        let certificate = account.owner.certificate;
+        let holder = Holder { username: &request.username, certificate: certificate.as_ref() };
+        let known = self.shard.state.borrow().renewals.of(self.handle).cloned();
+        let known = known.filter(|_| request.renegotiation);
+        let judgement =
+            generator.judge(&request.password, holder, known.as_ref().map(|own| &own.tokens), now);
+        let username = if judgement.is_empty_user() { String::new() } else { request.username.clone() };
+        let tokens =
+            known.map_or_else(|| generator.begin(&judgement, system_rng().as_mut(), now), |own| own.tokens);
+        Judged { judgement, own: OwnTokens { tokens, username, certificate } }
+    }
+
+    /// What the gateway decides about a generated token by itself. False: whoever checks passwords is asked.
+    fn settled_by_token(&self, judgement: &Judgement, account: &Account) -> Result<bool, Stop> {
+        let (remote, name) = (self.path.remote, account.common_name.as_str());
+        let external = self.config().auth.gen_token.as_ref().is_some_and(|token| token.external_auth);
+        match judgement {
+            Judgement::NoToken => Ok(false),
+            Judgement::NotYet(token) => {
+                warn!(%remote, name, session = %token.session, "the token is from the future: is the clock right?");
+                Err(Stop::temporary("the gateway's clock is not right"))
+            }
+            _ if external => Ok(false),
+            Judgement::Good(token) => {
+                info!(%remote, name, session = %token.session, "generated token accepted");
+                Ok(true)
+            }
+            Judgement::Expired(token) | Judgement::ExpiredEmptyUser(token) => {
+                info!(%remote, name, session = %token.session, "token is no longer valid");
+                Err(Stop::session("token expired"))
+            }
+            Judgement::GoodEmptyUser(_) | Judgement::Invalid => {
+                warn!(%remote, name, "TLS Auth Error: the token is not this client's");
+                Err(Stop::plain())
+            }
+        }
+    }
+
+    /// True when a pushed token is in the cache and good (`token-verify cache`).
+    fn cached_token(&self, request: &AuthRequest, account: &Account) -> Result<bool, Stop> {
+        if self.config().tessera.token_verify != TokenVerify::Cache {
+            return Ok(false);
+        }
+        let remote = self.path.remote;
+        let binding = binding(account, &request.username);
+        let now = UnixSeconds(clock::unix_seconds());
+        match self.shard.tokens.check(&request.password, &binding, now) {
+            TokenVerdict::Valid(_) => {
+                info!(%remote, name = account.common_name, "token accepted from the cache");
+                Ok(true)
+            }
+            // Not a token, or one that we do not know (any more): it is judged as a password.
+            TokenVerdict::Unknown => Ok(false),
+            TokenVerdict::Expired | TokenVerdict::Revoked => {
+                info!(%remote, name = account.common_name, "token is no longer valid");
+                Err(Stop::session("token expired"))
+            }
+            TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => {
+                warn!(%remote, name = account.common_name, "TLS Auth Error: the token is another client's");
+                Err(Stop::plain())
+            }
+        }
+    }
+
+    fn has_deciders(&self) -> bool {
+        self.config().hooks.auth_user_pass_verify.is_some()
+    }
+
+    async fn ask_deciders(&self, request: &AuthRequest, username: &str, env: &Env) -> Result<(), Stop> {
+        if let Some(hook) = &self.config().hooks.auth_user_pass_verify {
+            let answer =
+                self.shard.hooks.auth_user_pass_verify(hook, env.clone(), username, &request.password).await;
+            self.check()?;
+            self.require(answer, "auth-user-pass-verify")?;
+        }
+        Ok(())
+    }
+}
+
+/// A login's token, and what the next one follows from.
+struct Judged {
+    judgement: Judgement,
+    own: OwnTokens,
+}
+
+pub(super) fn binding(account: &Account, username: &str) -> Binding {
+    Binding {
+        username: username.to_owned(),
+        certificate: account.owner.certificate,
+        common_name: account.common_name.clone(),
+    }
+}

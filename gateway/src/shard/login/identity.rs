@@ -1,0 +1,80 @@
+//! Who a client is: its certificate, `tls-verify`, and its file in `client-config-dir` where it must have one.
+
+use tessera_proto::session::AuthRequest;
+use tracing::{info, warn};
+
+use super::{Login, Stop};
+use crate::config::CertificatePolicy;
+use crate::directory::Owner;
+use crate::hooks::Env;
+use crate::overlay;
+use crate::shard::client::Account;
+
+/// Longest name that `username-as-common-name` makes.
+const MAX_COMMON_NAME: usize = 64;
+
+impl Login<'_> {
+    /// Who the certificate (or, without one, the user name) says it is.
+    pub(super) fn identify(&self, request: &AuthRequest) -> Result<Account, Stop> {
+        let config = self.config();
+        let (mut common_name, mut cert_env, mut certificate) = (String::new(), Vec::new(), None);
+        let mut subjects = Vec::new();
+        if !request.certificates.is_empty() && config.auth.certificates != CertificatePolicy::None {
+            let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
+            let identity = identity.map_err(|error| {
+                warn!(remote = %self.path.remote, "TLS Auth Error: {error}");
+                Stop::plain()
+            })?;
+            info!(remote = %self.path.remote, "VERIFY OK: depth=0, {}", identity.leaf().subject);
+            identity.common_name().clone_into(&mut common_name);
+            certificate = Some(*identity.fingerprint());
+            cert_env = identity.env();
+            subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
+        }
+        if config.auth.username_as_common_name && !request.username.is_empty() {
+            common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
+            if common_name.len() > MAX_COMMON_NAME {
+                return Err(Stop::denied("user name too long to be a common name"));
+            }
+        }
+        Ok(Account {
+            common_name,
+            username: request.username.clone(),
+            owner: Owner { username: request.username.clone(), certificate },
+            cert_env,
+            subjects,
+            chain: request.certificates.clone(),
+            peer_info: request.peer_info.clone(),
+        })
+    }
+
+    /// `tls-verify`, from the CA down.
+    pub(super) async fn verify_chain(&self, account: &Account, env: &Env) -> Result<(), Stop> {
+        let Some(command) = &self.config().hooks.tls_verify else {
+            return Ok(());
+        };
+        for (depth, subject) in account.subjects.iter().enumerate().rev() {
+            let answer = self.shard.hooks.tls_verify(command, env.clone(), depth, subject).await;
+            self.check()?;
+            self.require(answer, "tls-verify")?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn own_ccd_file(&self, name: &str) -> Result<(), Stop> {
+        let Some(directory) = &self.config().auth.client_config_dir else {
+            return Ok(());
+        };
+        match overlay::find_ccd(directory, name, true) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                warn!(remote = %self.path.remote, name, "TLS Auth Error: no file of its own in client-config-dir");
+                Err(Stop::plain())
+            }
+            Err(error) => {
+                warn!(name, "client-config-dir: {error}");
+                Err(Stop::temporary("the client's configuration cannot be read"))
+            }
+        }
+    }
+}

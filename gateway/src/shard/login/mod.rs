@@ -1,0 +1,216 @@
+//! What takes time: logins and the configuration of a client. Each is a task that owns nothing of the shard and checks
+//! after every wait that its client is still there.
+//!
+//! ```text
+//!  AuthRequest ─▶ identity ─▶ credentials ──────────────▶ verdict ─▶ connect ─▶ push
+//!                 certificate  token, else all deciders   │          address, client-connect, routes
+//!                              (question ⇄ client)        └─▶ renegotiation: new token
+//! ```
+
+mod connect;
+mod credentials;
+mod identity;
+
+use std::rc::Rc;
+
+use tessera_proto::Secret;
+use tessera_proto::endpoint::Handle;
+use tessera_proto::message::AuthFailure;
+use tessera_proto::session::{Attempt, AuthRequest, Close, Verdict};
+use tessera_proto::wrap::Metadata;
+use tokio::sync::{Mutex, mpsc, watch};
+use tracing::{info, warn};
+
+use super::client::Account;
+use super::renewal::OwnTokens;
+use super::state::Shared;
+use crate::clock;
+use crate::hooks::{Answer, Peer};
+use crate::net::Path;
+
+/// Answers of a client that wait to be read: it is asked one question at a time, and may err a few times.
+const ANSWERS: usize = 4;
+
+/// Why a login ended early.
+enum Stop {
+    /// The client is told.
+    Refused(AuthFailure),
+    /// The client has left.
+    Left,
+}
+
+impl Stop {
+    fn denied(text: &str) -> Self {
+        Self::Refused(AuthFailure::Denied(Some(text.to_owned())))
+    }
+
+    /// Denied without a word of why: the client learns nothing that helps to guess.
+    const fn plain() -> Self {
+        Self::Refused(AuthFailure::Denied(None))
+    }
+
+    fn session(text: &str) -> Self {
+        Self::Refused(AuthFailure::Session(text.to_owned()))
+    }
+
+    fn temporary(text: &str) -> Self {
+        Self::Refused(AuthFailure::Temporary(text.to_owned()))
+    }
+}
+
+/// The shard's end of a login under way.
+#[derive(Debug)]
+pub(super) struct LoginLink {
+    gone: watch::Sender<bool>,
+    answers: mpsc::Sender<Secret<String>>,
+}
+
+impl LoginLink {
+    /// The client has left: the login stops at its next step.
+    pub(super) fn leave(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// The client has answered a question. Answers that nobody waits for are dropped.
+    pub(super) fn answer(&self, answer: Secret<String>) {
+        let _ = self.answers.try_send(answer);
+    }
+}
+
+/// The login's end of its client.
+#[derive(Debug)]
+pub(super) struct ClientLink {
+    left: watch::Receiver<bool>,
+    /// Whoever asks holds the lock until it is answered: one question at a time.
+    answers: Mutex<mpsc::Receiver<Secret<String>>>,
+}
+
+/// Both ends of a login.
+pub(super) fn link() -> (LoginLink, ClientLink) {
+    let (gone, left) = watch::channel(false);
+    let (answers, waiting) = mpsc::channel(ANSWERS);
+    (LoginLink { gone, answers }, ClientLink { left, answers: Mutex::new(waiting) })
+}
+
+/// One login under way.
+struct Login<'a> {
+    shard: &'a Shared,
+    handle: Handle,
+    attempt: Attempt,
+    path: Path,
+    client: ClientLink,
+}
+
+/// Decides a login or re-login, and configures the client after the first.
+pub(super) async fn login(
+    shard: &Shared,
+    handle: Handle,
+    request: AuthRequest,
+    path: Path,
+    client: ClientLink,
+) {
+    let attempt = request.attempt;
+    let login = Login { shard, handle, attempt, path, client };
+    let remote = path.remote;
+    let (account, tokens) = match login.authenticate(&request).await {
+        Ok(known) => known,
+        Err(Stop::Left) => return,
+        Err(Stop::Refused(failure)) => {
+            shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Refuse(failure), clock::read()));
+            return;
+        }
+    };
+    let name = account.common_name.clone();
+    let accepted = shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Accept, clock::read()));
+    if request.renegotiation {
+        info!(%remote, name, "renegotiated: login confirmed");
+        if let Some(tokens) = tokens {
+            shard.renew_token(handle, tokens);
+        }
+        return;
+    }
+    let Some(Some(proof)) = accepted else { return };
+    info!(
+        %remote,
+        name,
+        version = request.tls.version,
+        suite = request.tls.suite,
+        client = request.peer_info.value("IV_VER").unwrap_or("?"),
+        "Peer Connection Initiated with {remote}"
+    );
+    shard.state.borrow_mut().accounts.insert(handle, account.clone());
+    if let Err(Stop::Refused(failure)) = login.connect(account, tokens, proof).await {
+        shard.close(handle, Close::AuthFailed(failure));
+    }
+}
+
+impl Login<'_> {
+    fn config(&self) -> &crate::config::Config {
+        &self.shard.config
+    }
+
+    /// Gives up when the client has left meanwhile.
+    fn check(&self) -> Result<(), Stop> {
+        if *self.client.left.borrow() { Err(Stop::Left) } else { Ok(()) }
+    }
+
+    /// Certificate, then token or password, then what only concerns first logins.
+    async fn authenticate(&self, request: &AuthRequest) -> Result<(Account, Option<OwnTokens>), Stop> {
+        let remote = self.path.remote;
+        let account = self.identify(request)?;
+        let mut env = self.shard.base_env.clone();
+        env.set_peer(Peer::Untrusted(remote)).set_peer_info(&account.peer_info);
+        for (name, value) in &account.cert_env {
+            env.set(name, value.clone());
+        }
+        env.set("common_name", account.common_name.clone());
+        self.verify_chain(&account, &env).await?;
+        let tokens = self.verify_credentials(request, &account, env).await?;
+        if request.renegotiation {
+            let first = self.shard.state.borrow().accounts.get(&self.handle).cloned();
+            if first.is_none_or(|first| first.common_name != account.common_name) {
+                warn!(%remote, name = account.common_name, "TLS Auth Error: the common name changed");
+                return Err(Stop::plain());
+            }
+        } else if self.config().auth.ccd_exclusive {
+            self.own_ccd_file(&account.common_name)?;
+        }
+        Ok((account, tokens))
+    }
+
+    fn require(&self, answer: Answer, hook: &str) -> Result<(), Stop> {
+        let remote = self.path.remote;
+        match answer {
+            Answer::Allow => Ok(()),
+            Answer::Deny => {
+                warn!(%remote, "TLS Auth Error: {hook} refused the client");
+                Err(Stop::plain())
+            }
+            Answer::NoAnswer => {
+                warn!(%remote, "{hook} gave no answer: the client is asked to come back");
+                Err(Stop::temporary("the login service did not answer"))
+            }
+        }
+    }
+}
+
+/// `tls-crypt-v2-verify`: silence is the only refusal.
+pub(super) fn verify_client_key(shard: &Shared, handle: Handle, metadata: Metadata) {
+    let shard = Rc::clone(shard);
+    tokio::task::spawn_local(async move {
+        let accept = match &shard.config.hooks.tls_crypt_v2_verify {
+            None => true,
+            Some(command) => {
+                let mut env = shard.base_env.clone();
+                if let Some(path) = shard.path(handle) {
+                    env.set_peer(Peer::Untrusted(path.remote));
+                }
+                let (kind, bytes) = (metadata.type_number().unwrap_or(0), metadata.bytes());
+                shard.hooks.tls_crypt_v2_verify(command, env, kind, &bytes).await == Answer::Allow
+            }
+        };
+        shard.with_session(handle, |session| {
+            session.client_key_verdict(accept, clock::read());
+        });
+    });
+}
