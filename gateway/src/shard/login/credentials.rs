@@ -38,6 +38,10 @@ impl Login<'_> {
         let mut judged = self.judge(generator, request, account);
         env.set("session_state", judged.judgement.session_state());
         env.set("session_id", judged.own.tokens.session.to_string());
+        if judged.judgement.is_empty_user() && !self.config().auth.optional_credentials {
+            warn!(remote = %self.path.remote, "TLS Auth Error: the token is that of a client without user name");
+            return Err(Stop::plain());
+        }
         if !self.settled_by_token(&judged.judgement, account)? && !self.cached_token(request, account)? {
             self.ask_deciders(request, &judged.own.username, &env).await?;
             if matches!(judged.judgement, Judgement::Expired(_) | Judgement::ExpiredEmptyUser(_)) {
