@@ -19,7 +19,7 @@ use crate::clock;
 use crate::config::{CertificatePolicy, Ifconfig4, TokenVerify};
 use crate::data::{PeerSpec, PeerStats, ToWorker};
 use crate::directory::{Claim, Owner};
-use crate::hooks::{Answer, Assigned, Env, Peer};
+use crate::hooks::{Answer, Assigned, AuthAnswer, DeferredEvent, Env, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
 use crate::net::Path;
 use crate::overlay::{self, Overlay};
@@ -240,6 +240,29 @@ impl Login<'_> {
         }
         let answer =
             self.shard.hooks.auth_user_pass_verify(hook, env, &request.username, &request.password).await;
+        self.check()?;
+        let answer = match answer {
+            AuthAnswer::Deny { reason: Some(reason) } => {
+                warn!(%remote, "TLS Auth Error: auth-user-pass-verify refused the client");
+                return Err(Stop::denied(&reason));
+            }
+            AuthAnswer::Deny { reason: None } => Answer::Deny,
+            AuthAnswer::Allow => Answer::Allow,
+            AuthAnswer::NoAnswer => Answer::NoAnswer,
+            AuthAnswer::Deferred(mut deferral) => {
+                let mut left = self.left.clone();
+                let event = tokio::select! {
+                    event = deferral.next() => event,
+                    _ = left.wait_for(|left| *left) => return Err(Stop::Left),
+                };
+                match event {
+                    DeferredEvent::Allow => Answer::Allow,
+                    DeferredEvent::Deny { reason: Some(reason) } => return Err(Stop::denied(&reason)),
+                    DeferredEvent::Deny { reason: None } => Answer::Deny,
+                    DeferredEvent::Pending(_) | DeferredEvent::NoAnswer => Answer::NoAnswer,
+                }
+            }
+        };
         self.check()?;
         self.require(answer, "auth-user-pass-verify")
     }
