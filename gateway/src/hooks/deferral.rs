@@ -235,7 +235,7 @@ impl Watching {
                 look = looks.recv() => {
                     // The deferral was dropped.
                     let Some(Look { concluded, reply }) = look else { return };
-                    let incomplete = concluded && self.check(Wake::Changed);
+                    let incomplete = concluded && self.is_incomplete();
                     let (refused, reason) = (self.verdict == Some(false), read_reason(&self.files.reason));
                     let _ = reply.send(Seen { refused, incomplete, reason });
                 }
@@ -243,10 +243,30 @@ impl Watching {
         }
     }
 
-    /// Looks at the files; says whether the pending file was begun and is not complete.
-    fn check(&mut self, wake: Wake) -> bool {
+    /// Looks at the files.
+    fn check(&mut self, wake: Wake) {
+        self.check_control();
+        if self.verdict.is_some() || self.asked {
+            return;
+        }
+        // Who keeps the file open may still be at the last line: it is taken when it has not grown for a while.
+        let whole = wake == Wake::Changed || {
+            let length = self.files.pending.length();
+            std::mem::replace(&mut self.unfinished, length) == length
+        };
+        match Pending::read(&self.files.pending, whole) {
+            Pending::Empty | Pending::Incomplete => {}
+            Pending::Ready(auth) => {
+                self.asked = true;
+                self.say(DeferredEvent::Pending(auth));
+            }
+            Pending::Malformed(why) => self.malformed("auth_pending_file", &why),
+        }
+    }
+
+    fn check_control(&mut self) {
         if self.verdict.is_some() {
-            return false;
+            return;
         }
         match Control::read(&self.files.control) {
             Control::Yes => self.decide(DeferredEvent::Allow),
@@ -258,28 +278,14 @@ impl Watching {
             }
             Control::Empty => {}
         }
-        self.verdict.is_none() && !self.asked && self.check_pending(wake)
     }
 
-    fn check_pending(&mut self, wake: Wake) -> bool {
-        // Who keeps the file open may still be at the last line: it is taken when it has not grown for a while.
-        let whole = wake == Wake::Changed || {
-            let length = self.files.pending.length();
-            std::mem::replace(&mut self.unfinished, length) == length
-        };
-        match Pending::read(&self.files.pending, whole) {
-            Pending::Empty => false,
-            Pending::Incomplete => true,
-            Pending::Ready(auth) => {
-                self.asked = true;
-                self.say(DeferredEvent::Pending(auth));
-                false
-            }
-            Pending::Malformed(why) => {
-                self.malformed("auth_pending_file", &why);
-                false
-            }
-        }
+    /// The authenticator has returned, and what it wrote of the pending file has fewer than three lines. The last line may
+    /// still be at work in the background, so that nothing is taken from it here.
+    fn is_incomplete(&mut self) -> bool {
+        self.check_control();
+        let undecided = self.verdict.is_none() && !self.asked;
+        undecided && Pending::read(&self.files.pending, true) == Pending::Incomplete
     }
 
     fn malformed(&mut self, file: &str, why: &str) {

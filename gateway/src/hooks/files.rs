@@ -33,7 +33,8 @@ struct Names {
 pub struct HookDir {
     path: PathBuf,
     names: Mutex<Names>,
-    _lock: Flock<File>,
+    /// None where the directory was made anew and another sweeps it right now.
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 impl HookDir {
@@ -47,10 +48,9 @@ impl HookDir {
             // Process ids repeat, in containers even at once: the name is random, and the lock tells who is alive.
             let path = parent.join(format!("{PREFIX}{}", random_name()?));
             DirBuilder::new().mode(0o700).create(&path)?;
-            if let Some(lock) = lock(&path)
-                && path.exists()
-            {
-                return Ok(Arc::new(Self { path, names: Mutex::default(), _lock: lock }));
+            let lock = lock(&path);
+            if lock.is_some() && path.exists() {
+                return Ok(Arc::new(Self { path, names: Mutex::default(), lock: Mutex::new(lock) }));
             }
         }
         Err(io::Error::other("each new directory was taken away at once"))
@@ -88,6 +88,8 @@ impl HookDir {
             // Somebody cleaned up the temporary directory under us: logins must not fail for ever because of that.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().mode(0o700).create(&self.path)?;
+                // The old lock must go, too: what holds it keeps the lost directory, and who watches that hears nothing.
+                *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock(&self.path);
                 open()?
             }
             other => other?,
@@ -104,7 +106,7 @@ impl HookDir {
         };
         let orphan = self.names(|names| number < names.next && !names.alive.contains(&number));
         if orphan && WRITTEN.contains(&prefix) {
-            let _ = std::fs::remove_file(self.path.join(name));
+            remove(&self.path.join(name));
         }
     }
 
@@ -171,8 +173,17 @@ impl HookFile {
 
 impl Drop for HookFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        remove(&self.path);
         self.dir.names(|names| names.alive.remove(&self.number));
+    }
+}
+
+/// Removes a file, and whatever a hook has put in its place. Links are not followed.
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() == io::ErrorKind::IsADirectory
+    {
+        let _ = std::fs::remove_dir_all(path);
     }
 }
 

@@ -82,8 +82,12 @@ impl Bench {
 
     /// Waits until the directory holds no file.
     async fn empty(&self) {
-        let count = || fs::read_dir(&self.files).unwrap().count();
-        eventually("no file stays behind", || count() == 0).await;
+        let left = || fs::read_dir(&self.files).unwrap().flatten().map(|entry| entry.file_name()).next();
+        let started = now();
+        while let Some(name) = left() {
+            assert!(now() - started < LIMIT, "{} stays behind", name.display());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

@@ -71,7 +71,10 @@ impl Watcher {
                     }
                     // What happened before is in no event.
                     self.wake_all();
-                    self.hand_out(&events).await;
+                    if self.hand_out(&events).await.is_ok() {
+                        // There may be a new directory already.
+                        continue;
+                    }
                 }
                 Err(error) if complained => drop(error),
                 Err(error) => {
@@ -86,16 +89,17 @@ impl Watcher {
         }
     }
 
-    /// Returns when the watch has come to its end.
-    async fn hand_out(&self, events: &Events) {
+    /// Returns when the watch has come to its end, because the directory was taken away or (an error) for another reason.
+    async fn hand_out(&self, events: &Events) -> io::Result<()> {
         loop {
-            let batch = match events.next().await {
-                Ok(batch) => batch,
-                Err(error) => return warn!("the watch on the hook directory failed: {error}"),
-            };
+            let batch = events
+                .next()
+                .await
+                .inspect_err(|error| warn!("the hook directory is not watched: {error}"))?;
             for event in batch {
                 if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                    return info!("the hook directory was taken away");
+                    info!("the hook directory was taken away");
+                    return Ok(());
                 }
                 match &event.name {
                     Some(name) => self.happened(name, event.mask),

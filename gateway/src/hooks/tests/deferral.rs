@@ -51,7 +51,7 @@ async fn scripts_answer_later() {
         ("echo no > $R; echo 0 > $C\nexit 2", deny(Some("no"))),
         ("echo 2 > $C\nexit 2", deny(None)),
         ("echo yes > $C\nexit 2", deny(None)),
-        ("echo 1 > $C; echo 0 >> $C\nexit 2", deny(None)),
+        ("printf '1\\n0\\n' > $C\nexit 2", deny(None)),
         ("ln -sf /etc/hostname $C\nexit 2", deny(None)),
         ("rm $C; mkfifo $C\nexit 2", deny(None)),
         ("printf '0\\ncrtext\\nx\\n' > $P\nexit 2", deny(None)),
