@@ -139,8 +139,9 @@ impl Running {
         let dir = HookDir::create(&config.hooks.tmp_dir).map_err(|error| {
             StartError::io(&format!("tmp-dir {}", config.hooks.tmp_dir.display()), &error)
         })?;
-        let (handle, hooks) = HookRunner::start(limits).map_err(|error| StartError::io("hooks", &error))?;
-        let hook = Hook::new(handle, dir);
+        let (handle, hooks) =
+            HookRunner::start(limits, dir).map_err(|error| StartError::io("hooks", &error))?;
+        let hook = Hook::new(handle);
         let random = SystemRandom::new();
         let tokens = TokenCache::new(TokenLimits::default(), &random)
             .map_err(|_| StartError::config("the system gives no randomness"))?;

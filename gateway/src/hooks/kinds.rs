@@ -2,24 +2,23 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 use tessera_proto::Secret;
 use zeroize::Zeroizing;
 
 use super::env::printable;
-use super::runner::JobFile;
-use super::{Answer, Env, HookDir, HookHandle};
+use super::runner::{JobFile, Program, Ran};
+use super::stats::HookKind;
+use super::{Answer, AuthAnswer, Connecting, Deferral, DeferralError, Env, Farewell, HookHandle};
 use crate::config::{AuthHook, CredentialsVia, HookCommand};
 
-/// Largest file that `client-connect` may write.
-const MAX_CONNECT_FILE: usize = 64 * 1024;
+/// Longest response to a challenge; control messages are no longer.
+const MAX_RESPONSE: usize = 2048;
 
-/// Runs hooks for one shard: the queue, and where files go.
+/// Runs hooks for one shard.
 #[derive(Debug, Clone)]
 pub struct Hook {
     handle: HookHandle,
-    dir: Arc<HookDir>,
 }
 
 /// A client's outer address, for the environment.
@@ -79,20 +78,35 @@ impl Env {
 }
 
 impl Hook {
-    /// Hooks that queue at `handle` and keep files in `dir`.
+    /// Hooks that queue at `handle`.
     #[must_use]
-    pub const fn new(handle: HookHandle, dir: Arc<HookDir>) -> Self {
-        Self { handle, dir }
+    pub const fn new(handle: HookHandle) -> Self {
+        Self { handle }
     }
 
-    /// `auth-user-pass-verify`: user name and password by environment, or by a file of two lines.
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> &super::HookStats {
+        self.handle.stats()
+    }
+
+    /// Files in which an authenticator that is no hook (a plugin) may answer later, for one login.
+    ///
+    /// # Errors
+    /// When too many logins wait already, the files cannot be made, or the gateway stops.
+    pub async fn deferral(&self) -> Result<Deferral, DeferralError> {
+        self.handle.deferral().await
+    }
+
+    /// `auth-user-pass-verify`: user name and password by environment, or by a file of two lines. Exit code 0 is yes, 2 that
+    /// the answer comes later, and any other no.
     pub async fn auth_user_pass_verify(
         &self,
         hook: &AuthHook,
         mut env: Env,
         username: &str,
         password: &Secret<String>,
-    ) -> Answer {
+    ) -> AuthAnswer {
         let name = printable(username);
         env.set("script_type", "user-pass-verify").set("username", name.clone());
         let mut file = None;
@@ -101,62 +115,102 @@ impl Hook {
                 env.set("password", password.expose().clone());
             }
             CredentialsVia::File => {
-                let lines = Zeroizing::new(format!("{name}\n{}\n", printable(password.expose())));
+                let secret = Zeroizing::new(printable(password.expose()));
+                let lines = Zeroizing::new(format!("{name}\n{}\n", *secret));
                 file = Some(JobFile {
                     name: "credentials",
                     content: Zeroizing::new(lines.as_bytes().to_vec()),
                     last_argument: true,
-                    ..self.empty_file()
+                    ..JobFile::default()
                 });
             }
         }
-        self.answer("auth-user-pass-verify", words(&hook.command), env, file).await
+        let kind = HookKind::AuthUserPassVerify;
+        let program = Program { file, ..Program::new(kind, words(&hook.command), env) };
+        match self.handle.run(program).await {
+            Ok(Ran::Auth(answer)) => answer,
+            // Only an answer to this question is one.
+            Ok(_) => AuthAnswer::NoAnswer,
+            Err(refused) => {
+                refused.answer(kind);
+                AuthAnswer::NoAnswer
+            }
+        }
     }
 
-    /// `client-connect`: what it wrote into the file that is its last argument. `Err` is any other answer than yes.
+    /// `client-crresponse FILE`: the client's response to a challenge, as it came (base64), for the authenticator that waits in
+    /// `deferral`. Exit code 0 says only that the response was taken; the verdict is written into the deferral's files, now or
+    /// later. Any other exit code is a no, for which [`Deferral::reason`] may have words.
+    pub async fn client_crresponse(
+        &self,
+        command: &HookCommand,
+        mut env: Env,
+        response: &Secret<String>,
+        deferral: &Deferral,
+    ) -> Answer {
+        let kind = HookKind::ClientCrresponse;
+        if response.expose().len() > MAX_RESPONSE {
+            tracing::warn!(hook = kind.directive(), "response of more than {MAX_RESPONSE} bytes: refused");
+            return Answer::Deny;
+        }
+        env.set("script_type", kind.directive());
+        deferral.export(&mut env);
+        let line = Zeroizing::new(printable(response.expose()));
+        let mut content = Zeroizing::new(Vec::with_capacity(line.len() + 1));
+        content.extend_from_slice(line.as_bytes());
+        content.push(b'\n');
+        let file = JobFile { name: "response", content, last_argument: true, ..JobFile::default() };
+        self.answer(kind, words(command), env, Some(file)).await
+    }
+
+    /// Starts `client-connect`. With `disconnect`, each yes comes with a [`Farewell`] that sees to it that `client-disconnect` is
+    /// run once.
     ///
     /// A hook that writes `2` into `client_connect_deferred_file` and exits with 0 has not answered yet: later it writes
     /// `1` (yes) or `0` (no) there.
+    pub fn start_client_connect(
+        &self,
+        command: &HookCommand,
+        mut env: Env,
+        disconnect: Option<&HookCommand>,
+    ) -> Connecting {
+        let kind = HookKind::ClientConnect;
+        let farewell =
+            disconnect.map(|command| Farewell::new(self.handle.clone(), words(command), env.clone()));
+        env.set("script_type", kind.directive());
+        let file = Some(JobFile {
+            name: "connect",
+            last_argument: true,
+            variable: Some("client_connect_config_file"),
+            ..JobFile::default()
+        });
+        let program = Program { file, farewell, ..Program::new(kind, words(command), env) };
+        Connecting { ran: Some(self.handle.start(program)) }
+    }
+
+    /// `client-connect` to its end, for callers that stay and run `client-disconnect` themselves after a yes.
     ///
     /// # Errors
     /// The answer, and nothing of the file.
     pub async fn client_connect(
         &self,
         command: &HookCommand,
-        mut env: Env,
+        env: Env,
     ) -> Result<Zeroizing<Vec<u8>>, Answer> {
-        let kind = "client-connect";
-        env.set("script_type", kind);
-        let file = JobFile {
-            name: "connect",
-            last_argument: true,
-            variable: Some("client_connect_config_file"),
-            read_back: Some(MAX_CONNECT_FILE),
-            deferral: Some("client_connect_deferred_file"),
-            ..self.empty_file()
-        };
-        let ran = self
-            .handle
-            .run(kind, words(command), env, Some(file))
-            .await
-            .map_err(|full| no_queue(kind, full))?;
-        match (ran.outcome.answer(), ran.written) {
-            (Answer::Allow, Some(Ok(content))) => Ok(content),
-            (Answer::Allow, fault) => {
-                if let Some(Err(error)) = fault {
-                    tracing::warn!(hook = kind, "what it wrote cannot be used: {error}");
-                }
-                Err(Answer::Deny)
-            }
-            (other, _) => Err(other),
-        }
+        let connected = self.start_client_connect(command, env, None).answer().await?;
+        Ok(connected.written)
     }
 
-    /// `client-disconnect`; its answer changes nothing.
+    /// `client-disconnect`; its answer changes nothing. Where the queue is full it waits for room.
     pub async fn client_disconnect(&self, command: &HookCommand, mut env: Env) {
-        env.set("script_type", "client-disconnect");
-        if let Err(full) = self.handle.run("client-disconnect", words(command), env, None).await {
-            no_queue("client-disconnect", full);
+        let kind = HookKind::ClientDisconnect;
+        env.set("script_type", kind.directive());
+        let ran = match self.handle.room().await {
+            Ok(room) => room.run(Program::new(kind, words(command), env)).await,
+            Err(refused) => Err(refused),
+        };
+        if let Err(refused) = ran {
+            refused.answer(kind);
         }
     }
 
@@ -169,11 +223,12 @@ impl Hook {
         address: &str,
         name: Option<&str>,
     ) -> Answer {
-        env.set("script_type", "learn-address");
+        let kind = HookKind::LearnAddress;
+        env.set("script_type", kind.directive());
         let mut argv = words(command);
         argv.extend([operation.into(), address.into()]);
         argv.extend(name.map(|name| OsString::from(printable(name))));
-        self.answer("learn-address", argv, env, None).await
+        self.answer(kind, argv, env, None).await
     }
 
     /// `tls-verify DEPTH SUBJECT`, once for each certificate of the chain.
@@ -184,7 +239,8 @@ impl Hook {
         depth: usize,
         subject: &str,
     ) -> Answer {
-        env.set("script_type", "tls-verify");
+        let kind = HookKind::TlsVerify;
+        env.set("script_type", kind.directive());
         let mut subject = printable(subject);
         if subject.starts_with('-') {
             // As with OpenVPN: a subject must not be taken for an option.
@@ -192,7 +248,7 @@ impl Hook {
         }
         let mut argv = words(command);
         argv.extend([depth.to_string().into(), subject.into()]);
-        self.answer("tls-verify", argv, env, None).await
+        self.answer(kind, argv, env, None).await
     }
 
     /// `tls-crypt-v2-verify`: the metadata in a file.
@@ -203,50 +259,27 @@ impl Hook {
         metadata_type: u8,
         metadata: &[u8],
     ) -> Answer {
-        let kind = "tls-crypt-v2-verify";
-        env.set("script_type", kind).set("metadata_type", metadata_type.to_string());
+        let kind = HookKind::TlsCryptV2Verify;
+        env.set("script_type", kind.directive()).set("metadata_type", metadata_type.to_string());
         let file = JobFile {
             name: "metadata",
             content: Zeroizing::new(metadata.to_vec()),
             variable: Some("metadata_file"),
-            ..self.empty_file()
+            ..JobFile::default()
         };
         self.answer(kind, words(command), env, Some(file)).await
     }
 
-    async fn answer(
-        &self,
-        kind: &'static str,
-        argv: Vec<OsString>,
-        env: Env,
-        file: Option<JobFile>,
-    ) -> Answer {
-        match self.handle.run(kind, argv, env, file).await {
-            Ok(ran) => ran.outcome.answer(),
-            Err(full) => no_queue(kind, full),
-        }
-    }
-
-    fn empty_file(&self) -> JobFile {
-        JobFile {
-            dir: Arc::clone(&self.dir),
-            name: "",
-            content: Zeroizing::default(),
-            last_argument: false,
-            variable: None,
-            read_back: None,
-            deferral: None,
+    async fn answer(&self, kind: HookKind, argv: Vec<OsString>, env: Env, file: Option<JobFile>) -> Answer {
+        match self.handle.run(Program { file, ..Program::new(kind, argv, env) }).await {
+            Ok(ran) => ran.answer(),
+            Err(refused) => refused.answer(kind),
         }
     }
 }
 
 fn words(command: &HookCommand) -> Vec<OsString> {
     command.argv.iter().map(OsString::from).collect()
-}
-
-fn no_queue(kind: &'static str, full: super::QueueFull) -> Answer {
-    tracing::warn!(hook = kind, "hook was not run: {full}");
-    Answer::NoAnswer
 }
 
 /// `YYYY-MM-DD hh:mm:ss` in local time.

@@ -5,21 +5,32 @@
 //! ```
 //!
 //! A program gets a fixed argument list (no shell), exactly the environment that [`Env`] holds, three file descriptors,
-//! its own process group, and a time limit. What it can say is its exit code, and a file for `client-connect`.
+//! its own process group, and a time limit. What it can say is its exit code, a file for `client-connect`, and, for an
+//! answer that comes later, the files of a [`Deferral`].
 
+mod answers;
+mod connect;
+mod deferral;
 mod env;
 mod files;
+mod job;
 mod kinds;
 mod process;
 mod runner;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod watch;
 
+pub use answers::{PendingAuth, PendingMethod};
+pub use connect::{Connected, Connecting, Farewell, Totals};
+pub use deferral::{AuthAnswer, Deferral, DeferralError, DeferredEvent, Returned};
 pub use env::{Env, PATH};
 pub use files::{HookDir, HookFile};
 pub use kinds::{Assigned, Hook, Peer};
 pub use process::Outcome;
-pub use runner::{HookHandle, HookLimits, HookRunner, HookStats, KindStats, QueueFull};
+pub use runner::{HookHandle, HookLimits, HookRunner};
+pub use stats::{DURATION_BUCKETS, HookKind, HookStats, KindStats};
 
 /// What an outcome means for a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

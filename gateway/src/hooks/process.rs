@@ -47,15 +47,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What it means for a login. Exit code 2 would promise an answer later, which nobody here waits for.
+    /// What it means for a login. (Exit code 2 of `auth-user-pass-verify` means something else.)
     #[must_use]
     pub const fn answer(self) -> Answer {
         match self {
             Self::Exit(0) => Answer::Allow,
-            Self::Exit(2) | Self::Signal(_) | Self::Timeout | Self::Cancelled | Self::SpawnFailed(_) => {
-                Answer::NoAnswer
-            }
             Self::Exit(_) => Answer::Deny,
+            Self::Signal(_) | Self::Timeout | Self::Cancelled | Self::SpawnFailed(_) => Answer::NoAnswer,
         }
     }
 }
@@ -101,12 +99,6 @@ pub(super) async fn run(
             why
         }
     };
-    if outcome == Outcome::Exit(2) {
-        warn!(
-            hook = kind,
-            "exit code 2 promises an answer later, which is not supported: taken as no answer"
-        );
-    }
     process.output.log(kind);
     outcome
 }

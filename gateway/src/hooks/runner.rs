@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,83 +10,34 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use super::process::{self, Outcome};
-use super::{Env, HookDir, HookFile};
+use super::connect::Farewell;
+use super::deferral::Place;
+use super::job;
+use super::stats::{HookKind, HookStats, Stage, Stay};
+use super::watch::Watcher;
+use super::{Answer, AuthAnswer, Deferral, DeferralError, Env, HookDir};
 
 /// Jobs that wait for their turn. A login storm of this size with fast hooks is over in seconds; beyond it clients are
 /// told to come back.
 pub(super) const QUEUE: usize = 10_000;
-
-/// Largest file with a deferred answer: one digit and a line end.
-const DEFERRED_FILE: usize = 16;
-/// How often it is looked at.
-const DEFERRED_POLL: Duration = Duration::from_millis(200);
+/// Logins whose answer is put off: people at their second factor. Each costs up to three files and a look every two seconds,
+/// all of them together a few percent of the hooks thread. Beyond it clients are told to come back.
+pub(super) const DEFERRALS: usize = 4096;
+/// Plugins that wait for files. They are made at once, so this many come together only in a storm.
+const REQUESTS: usize = 1024;
 
 /// Bounds of the runner.
 #[derive(Debug, Clone, Copy)]
 pub struct HookLimits {
-    /// How long one hook may run.
+    /// How long one hook may run, and how long `client-connect` may put its answer off after that.
     pub timeout: Duration,
     /// How many run at a time.
     pub concurrency: usize,
 }
 
-/// The kinds of hooks, by their directives.
-const KINDS: [&str; 6] = [
-    "auth-user-pass-verify",
-    "client-connect",
-    "client-disconnect",
-    "learn-address",
-    "tls-crypt-v2-verify",
-    "tls-verify",
-];
-
-/// What happened to the hooks of one kind so far.
-#[derive(Debug, Default)]
-pub struct KindStats {
-    /// Hooks that ended, in whatever way.
-    pub runs: AtomicU64,
-    /// Those that did not say yes.
-    pub failures: AtomicU64,
-    /// Those that ran out of time.
-    pub timeouts: AtomicU64,
-    /// Milliseconds that all of them took.
-    pub total_ms: AtomicU64,
-}
-
-/// What happened so far.
-#[derive(Debug, Default)]
-pub struct HookStats {
-    kinds: [KindStats; KINDS.len()],
-    /// Jobs that wait or run.
-    pub in_queue: AtomicU64,
-    /// Jobs that were turned away because the queue was full.
-    pub rejected: AtomicU64,
-}
-
-impl HookStats {
-    /// All kinds, by their directives.
-    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &KindStats)> {
-        KINDS.into_iter().zip(&self.kinds)
-    }
-
-    fn ended(&self, kind: &str, outcome: Outcome, took: Duration) {
-        let Some((_, stats)) = self.kinds().find(|(name, _)| *name == kind) else {
-            return;
-        };
-        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        stats.runs.fetch_add(1, Ordering::Relaxed);
-        stats.total_ms.fetch_add(millis, Ordering::Relaxed);
-        let count = |counter: &AtomicU64, yes: bool| counter.fetch_add(u64::from(yes), Ordering::Relaxed);
-        count(&stats.failures, outcome != Outcome::Exit(0));
-        count(&stats.timeouts, outcome == Outcome::Timeout);
-    }
-}
-
 /// A file that a job wants. The runner makes, reads and removes it: sessions never touch the disk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct JobFile {
-    pub(super) dir: Arc<HookDir>,
     /// What its name starts with.
     pub(super) name: &'static str,
     pub(super) content: Zeroizing<Vec<u8>>,
@@ -95,46 +45,90 @@ pub(super) struct JobFile {
     pub(super) last_argument: bool,
     /// Its path is in this variable.
     pub(super) variable: Option<&'static str>,
-    /// So many bytes of it are read back after exit code 0.
-    pub(super) read_back: Option<usize>,
-    /// The path of a second file is in this variable: the program may put its answer off there.
-    pub(super) deferral: Option<&'static str>,
 }
 
-/// A program to run.
+/// What to run, and how.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) kind: &'static str,
+pub(super) struct Program {
+    pub(super) kind: HookKind,
     pub(super) argv: Vec<OsString>,
     pub(super) env: Env,
     pub(super) file: Option<JobFile>,
-    reply: oneshot::Sender<Ran>,
+    /// What a yes of `client-connect` entails.
+    pub(super) farewell: Option<Farewell>,
+    /// It keeps books: it is run even if nobody waits for it.
+    pub(super) bookkeeping: bool,
 }
 
-impl Job {
-    /// Nobody waits for the answer any more, and the hook is only there to answer (and not to keep books).
-    fn is_moot(&self) -> bool {
-        self.reply.is_closed() && !matches!(self.kind, "client-disconnect" | "learn-address")
+impl Program {
+    pub(super) const fn new(kind: HookKind, argv: Vec<OsString>, env: Env) -> Self {
+        let bookkeeping = matches!(kind, HookKind::ClientDisconnect | HookKind::LearnAddress);
+        Self { kind, argv, env, file: None, farewell: None, bookkeeping }
     }
 }
 
 /// A program that has been run.
 #[derive(Debug)]
-pub(super) struct Ran {
-    pub(super) outcome: Outcome,
-    /// What it wrote, if that was asked for and it said yes.
-    pub(super) written: Option<io::Result<Zeroizing<Vec<u8>>>>,
+pub(super) enum Ran {
+    /// All kinds but the following.
+    Plain(Answer),
+    /// `auth-user-pass-verify`.
+    Auth(AuthAnswer),
+    /// `client-connect`.
+    Connect { answer: Answer, written: io::Result<Zeroizing<Vec<u8>>>, farewell: Option<Farewell> },
 }
 
-/// The queue is full: the login should be told to come back.
+impl Ran {
+    /// The answer, as far as it is one of the plain ones.
+    pub(super) const fn answer(&self) -> Answer {
+        match self {
+            Self::Plain(answer) | Self::Connect { answer, .. } => *answer,
+            Self::Auth(AuthAnswer::Allow) => Answer::Allow,
+            Self::Auth(AuthAnswer::Deny { .. }) => Answer::Deny,
+            Self::Auth(AuthAnswer::NoAnswer | AuthAnswer::Deferred(_)) => Answer::NoAnswer,
+        }
+    }
+}
+
+/// A program was not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{QUEUE} hooks are waiting already")]
-pub struct QueueFull;
+pub(super) enum Refused {
+    #[error("{QUEUE} hooks are waiting already")]
+    QueueFull,
+    #[error("no hooks are run any more")]
+    Stopped,
+}
+
+impl Refused {
+    /// Says so, and what it means.
+    pub(super) fn answer(self, kind: HookKind) -> Answer {
+        tracing::warn!(hook = kind.directive(), "hook was not run: {self}");
+        Answer::NoAnswer
+    }
+}
+
+/// A program in the queue.
+#[derive(Debug)]
+struct Job {
+    program: Program,
+    reply: oneshot::Sender<Ran>,
+    _queued: Stay,
+}
+
+impl Job {
+    /// Nobody waits for the answer any more, and the hook is only there to answer.
+    fn is_moot(&self) -> bool {
+        self.reply.is_closed() && !self.program.bookkeeping
+    }
+}
+
+type DeferralReply = oneshot::Sender<Result<Deferral, DeferralError>>;
 
 /// Hands jobs to the runner from any thread.
 #[derive(Debug, Clone)]
 pub struct HookHandle {
     queue: mpsc::Sender<Job>,
+    requests: mpsc::Sender<DeferralReply>,
     stats: Arc<HookStats>,
 }
 
@@ -147,21 +141,28 @@ pub struct HookRunner {
 }
 
 impl HookRunner {
-    /// Starts the thread.
+    /// Starts the thread. Files for hooks are made in `dir`.
     ///
     /// # Errors
     /// When the thread or its runtime cannot be made.
-    pub fn start(limits: HookLimits) -> io::Result<(HookHandle, Self)> {
+    pub fn start(limits: HookLimits, dir: Arc<HookDir>) -> io::Result<(HookHandle, Self)> {
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let (requests, wanted) = mpsc::channel(REQUESTS);
         let (stop, stopped) = watch::channel(false);
         let stats = Arc::new(HookStats::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let counted = Arc::clone(&stats);
+        let context = Context {
+            limit: limits.timeout,
+            deferrals: Arc::new(Semaphore::new(DEFERRALS)),
+            watcher: Watcher::new(dir),
+            stats: Arc::clone(&stats),
+            stop: stopped,
+        };
         let thread = std::thread::Builder::new()
             .name("hooks".into())
-            .spawn(move || runtime.block_on(serve(jobs, limits, counted, stopped)))?;
+            .spawn(move || runtime.block_on(serve(jobs, wanted, limits.concurrency, context)))?;
         let thread = Some(thread);
-        Ok((HookHandle { queue, stats }, Self { stop, thread }))
+        Ok((HookHandle { queue, requests, stats }, Self { stop, thread }))
     }
 }
 
@@ -181,35 +182,100 @@ impl HookHandle {
         &self.stats
     }
 
-    /// Queues a program, and tells how it went. It runs even if the caller goes away, unless its answer is all it is for.
-    pub(super) async fn run(
-        &self,
-        kind: &'static str,
-        argv: Vec<OsString>,
-        env: Env,
-        file: Option<JobFile>,
-    ) -> Result<Ran, QueueFull> {
+    /// Queues a program, and tells how it went.
+    pub(super) async fn run(&self, program: Program) -> Result<Ran, Refused> {
+        self.start(program)?.await.map_err(|_| Refused::Stopped)
+    }
+
+    /// Queues a program. It is not begun if the receiver is gone by then, unless it keeps books.
+    pub(super) fn start(&self, program: Program) -> Result<oneshot::Receiver<Ran>, Refused> {
+        let kind = program.kind;
+        let (job, answer) = self.job(program);
+        self.queue.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                self.stats.rejected(Some(kind));
+                Refused::QueueFull
+            }
+            mpsc::error::TrySendError::Closed(_) => Refused::Stopped,
+        })?;
+        Ok(answer)
+    }
+
+    /// Waits for room in the queue: for programs that must run.
+    pub(super) async fn room(&self) -> Result<Room<'_>, Refused> {
+        let permit = self.queue.reserve().await.map_err(|_| Refused::Stopped)?;
+        Ok(Room { handle: self, permit })
+    }
+
+    /// Files for a deferred answer of somebody who is no hook.
+    pub(super) async fn deferral(&self) -> Result<Deferral, DeferralError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { kind, argv, env, file, reply };
-        self.stats.in_queue.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(job).is_err() {
-            self.stats.in_queue.fetch_sub(1, Ordering::Relaxed);
-            self.stats.rejected.fetch_add(1, Ordering::Relaxed);
-            return Err(QueueFull);
-        }
-        // The runner answers every job it took, unless it is torn down: then there is no answer, as from a full queue.
-        answer.await.map_err(|_| QueueFull)
+        self.requests.try_send(reply).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => DeferralError::Full,
+            mpsc::error::TrySendError::Closed(_) => DeferralError::Stopped,
+        })?;
+        answer.await.map_err(|_| DeferralError::Stopped)?
+    }
+
+    fn job(&self, program: Program) -> (Job, oneshot::Receiver<Ran>) {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.stats.enter(Some(program.kind), Stage::Queued);
+        (Job { program, reply, _queued: queued }, answer)
+    }
+}
+
+/// Room for one job in the queue.
+pub(super) struct Room<'a> {
+    handle: &'a HookHandle,
+    permit: mpsc::Permit<'a, Job>,
+}
+
+impl Room<'_> {
+    pub(super) async fn run(self, program: Program) -> Result<Ran, Refused> {
+        let (job, answer) = self.handle.job(program);
+        self.permit.send(job);
+        answer.await.map_err(|_| Refused::Stopped)
+    }
+}
+
+/// What all jobs share.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) limit: Duration,
+    pub(super) watcher: Arc<Watcher>,
+    pub(super) stats: Arc<HookStats>,
+    pub(super) stop: watch::Receiver<bool>,
+    deferrals: Arc<Semaphore>,
+}
+
+impl Context {
+    /// A place in the table of deferrals, unless it is full. `None` is a plugin.
+    pub(super) fn place(&self, kind: Option<HookKind>) -> Option<Place> {
+        let Ok(permit) = Arc::clone(&self.deferrals).try_acquire_owned() else {
+            self.stats.rejected(kind);
+            let who = kind.map_or("plugin", HookKind::directive);
+            tracing::warn!(hook = who, "{DEFERRALS} logins wait for an answer already: this one gets none");
+            return None;
+        };
+        Some(Place { stay: self.stats.enter(kind, Stage::Deferred), _permit: permit })
+    }
+
+    fn deferral(&self) -> Result<Deferral, DeferralError> {
+        let place = self.place(None).ok_or(DeferralError::Full)?;
+        Ok(Deferral::create("plugin", &self.watcher)?.with_place(place))
     }
 }
 
 async fn serve(
     mut jobs: mpsc::Receiver<Job>,
-    limits: HookLimits,
-    stats: Arc<HookStats>,
-    mut stop: watch::Receiver<bool>,
+    mut requests: mpsc::Receiver<DeferralReply>,
+    concurrency: usize,
+    context: Context,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.concurrency.max(1)));
+    let slots = Arc::new(Semaphore::new(concurrency.max(1)));
     let mut running = JoinSet::new();
+    let mut stop = context.stop.clone();
+    let driver = tokio::spawn(Arc::clone(&context.watcher).drive());
     loop {
         let next = async {
             let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
@@ -217,89 +283,28 @@ async fn serve(
         };
         let next = tokio::select! {
             next = next => next,
+            Some(reply) = requests.recv() => {
+                let _ = reply.send(context.deferral());
+                continue;
+            }
             _ = stop.wait_for(|stop| *stop) => None,
         };
         let Some((slot, job)) = next else { break };
         while running.try_join_next().is_some() {}
         if job.is_moot() {
-            stats.in_queue.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (stats, mut stop) = (Arc::clone(&stats), stop.clone());
+        let context = context.clone();
         running.spawn(async move {
-            let Job { kind, argv, env, file, reply } = job;
-            let started = crate::clock::now();
-            let ran = run_with_file(kind, argv, env, file, limits.timeout, &mut stop).await;
-            let took = crate::clock::now().saturating_duration_since(started);
-            drop(slot);
-            stats.in_queue.fetch_sub(1, Ordering::Relaxed);
-            stats.ended(kind, ran.outcome, took);
-            // A login that was given up does not want to know.
+            let Job { program, reply, _queued: queued } = job;
+            drop(queued);
+            let ran = job::run(program, &context, slot).await;
+            // A login that was given up does not want to know; what it would have owed is settled by dropping the answer.
             let _ = reply.send(ran);
         });
     }
     jobs.close();
+    requests.close();
     while running.join_next().await.is_some() {}
-}
-
-async fn run_with_file(
-    kind: &'static str,
-    mut argv: Vec<OsString>,
-    mut env: Env,
-    wanted: Option<JobFile>,
-    limit: Duration,
-    stop: &mut watch::Receiver<bool>,
-) -> Ran {
-    let file = match wanted.as_ref().map(|w| w.dir.file(w.name, &w.content)).transpose() {
-        Ok(file) => file,
-        Err(error) => {
-            tracing::warn!(hook = kind, "no file for the hook: {error}");
-            return Ran { outcome: Outcome::SpawnFailed(error.kind()), written: None };
-        }
-    };
-    if let (Some(wanted), Some(file)) = (&wanted, &file) {
-        if wanted.last_argument {
-            argv.push(file.path().into());
-        }
-        if let Some(variable) = wanted.variable {
-            env.set(variable, file.path().display().to_string());
-        }
-    }
-    let deferred = match wanted.as_ref().and_then(|w| Some((w.deferral?, w.dir.file("deferred", b"")))) {
-        None => None,
-        Some((variable, Ok(file))) => {
-            env.set(variable, file.path().display().to_string());
-            Some(file)
-        }
-        Some((_, Err(error))) => {
-            tracing::warn!(hook = kind, "no file for the hook: {error}");
-            return Ran { outcome: Outcome::SpawnFailed(error.kind()), written: None };
-        }
-    };
-    let mut outcome = process::run(kind, &argv, &env, limit, stop).await;
-    if let (Outcome::Exit(0), Some(file)) = (outcome, &deferred) {
-        outcome = deferred_answer(file, limit, stop).await;
-    }
-    let written = match (wanted.and_then(|wanted| wanted.read_back), &file) {
-        (Some(limit), Some(file)) if outcome == Outcome::Exit(0) => Some(file.read(limit)),
-        _ => None,
-    };
-    Ran { outcome, written }
-}
-
-/// Waits while the file says `2`; an empty one says yes.
-async fn deferred_answer(file: &HookFile, limit: Duration, stop: &mut watch::Receiver<bool>) -> Outcome {
-    let answer = async {
-        loop {
-            match file.read(DEFERRED_FILE).unwrap_or_default().first() {
-                None | Some(b'1') => return Outcome::Exit(0),
-                Some(b'2') => tokio::time::sleep(DEFERRED_POLL).await,
-                Some(_) => return Outcome::Exit(1),
-            }
-        }
-    };
-    tokio::select! {
-        answer = tokio::time::timeout(limit, answer) => answer.unwrap_or(Outcome::Timeout),
-        _ = stop.wait_for(|stop| *stop) => Outcome::Cancelled,
-    }
+    driver.abort();
 }

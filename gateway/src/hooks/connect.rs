@@ -1,0 +1,148 @@
+//! `client-connect` and what follows from it: where it said yes, `client-disconnect` runs once, whatever becomes of the login.
+
+use std::ffi::OsString;
+
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::runner::{Program, Ran, Refused};
+use super::stats::HookKind;
+use super::{Answer, Env, HookHandle};
+
+/// A `client-connect` under way. It goes on when this is dropped; if it says yes then, `client-disconnect` is run by itself.
+#[derive(Debug)]
+#[must_use = "a login waits for its answer, or abandons it"]
+pub struct Connecting {
+    pub(super) ran: Option<Result<oneshot::Receiver<Ran>, Refused>>,
+}
+
+/// `client-connect` said yes.
+#[derive(Debug)]
+pub struct Connected {
+    /// What it wrote, at most 64 KiB.
+    pub written: Zeroizing<Vec<u8>>,
+    /// What is owed from now on, if there is a `client-disconnect`.
+    pub farewell: Option<Farewell>,
+}
+
+impl Connecting {
+    /// Waits for the answer. Whoever stops waiting may wait again. After the first answer there is none.
+    ///
+    /// # Errors
+    /// The answer, if it is not yes, or if what it wrote cannot be used. In the latter case `client-disconnect` has been run.
+    pub async fn answer(&mut self) -> Result<Connected, Answer> {
+        let ran = match &mut self.ran {
+            Some(Ok(ran)) => ran.await.map_err(|_| Refused::Stopped),
+            Some(Err(refused)) => Err(*refused),
+            None => return Err(Answer::NoAnswer),
+        };
+        self.ran = None;
+        let (answer, written, farewell) = match ran {
+            Ok(Ran::Connect { answer, written, farewell }) => (answer, written, farewell),
+            Ok(other) => return Err(other.answer()),
+            Err(refused) => return Err(refused.answer(HookKind::ClientConnect)),
+        };
+        match (answer, written) {
+            (Answer::Allow, Ok(written)) => Ok(Connected { written, farewell }),
+            (Answer::Allow, Err(error)) => {
+                tracing::warn!(hook = "client-connect", "what it wrote cannot be used: {error}");
+                if let Some(farewell) = farewell {
+                    farewell.run(&Totals::default()).await;
+                }
+                Err(Answer::Deny)
+            }
+            (other, _) => Err(other),
+        }
+    }
+
+    /// The client has left: waits for the end of `client-connect`, and, if it said yes, for that of `client-disconnect`. After
+    /// this the common name may be given to the next.
+    pub async fn abandon(mut self) {
+        if let Ok(Connected { farewell: Some(farewell), .. }) = self.answer().await {
+            farewell.run(&Totals::default()).await;
+        }
+    }
+}
+
+/// What a client transferred, for `client-disconnect`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes from the client.
+    pub received: u64,
+    /// Bytes to the client.
+    pub sent: u64,
+    /// Seconds that it was there.
+    pub duration: u64,
+}
+
+/// One `client-disconnect` that is owed because its `client-connect` said yes. It is run once: by [`Self::run`], or else when
+/// this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it runs client-disconnect, and nobody waits for that"]
+pub struct Farewell {
+    handle: HookHandle,
+    argv: Vec<OsString>,
+    env: Env,
+    /// `client-connect` said yes, and this has not run.
+    owed: bool,
+}
+
+impl Farewell {
+    /// Not owed before [`Self::owe`].
+    pub(super) const fn new(handle: HookHandle, argv: Vec<OsString>, env: Env) -> Self {
+        Self { handle, argv, env, owed: false }
+    }
+
+    pub(super) const fn owe(&mut self) {
+        self.owed = true;
+    }
+
+    /// Replaces the environment, for instance when the client got other addresses. It begins as that of `client-connect`.
+    pub fn set_env(&mut self, env: Env) {
+        self.env = env;
+    }
+
+    /// Runs it and waits for its end. Where the queue is full it waits for room: the books that this hook keeps must not
+    /// depend on the load. It is run even if the caller goes away.
+    pub async fn run(mut self, totals: &Totals) {
+        set_totals(&mut self.env, totals);
+        let handle = self.handle.clone();
+        let room = handle.room().await;
+        let program = self.take();
+        let ran = match room {
+            Ok(room) => room.run(program).await,
+            Err(refused) => Err(refused),
+        };
+        if let Err(refused) = ran {
+            refused.answer(HookKind::ClientDisconnect);
+        }
+    }
+
+    fn take(&mut self) -> Program {
+        self.owed = false;
+        let (argv, mut env) = (std::mem::take(&mut self.argv), std::mem::take(&mut self.env));
+        env.set("script_type", HookKind::ClientDisconnect.directive());
+        Program::new(HookKind::ClientDisconnect, argv, env)
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if !self.owed {
+            return;
+        }
+        if self.env.value("bytes_received").is_none() {
+            set_totals(&mut self.env, &Totals::default());
+        }
+        let program = self.take();
+        if let Err(refused) = self.handle.start(program) {
+            refused.answer(HookKind::ClientDisconnect);
+        }
+    }
+}
+
+fn set_totals(env: &mut Env, totals: &Totals) {
+    env.set("bytes_received", totals.received.to_string())
+        .set("bytes_sent", totals.sent.to_string())
+        .set("time_duration", totals.duration.to_string());
+}
