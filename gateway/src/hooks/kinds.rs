@@ -188,30 +188,11 @@ impl Hook {
         Connecting { ran: Some(self.handle.start(program)) }
     }
 
-    /// `client-connect` to its end, for callers that stay and run `client-disconnect` themselves after a yes.
-    ///
-    /// # Errors
-    /// The answer, and nothing of the file.
-    pub async fn client_connect(
-        &self,
-        command: &HookCommand,
-        env: Env,
-    ) -> Result<Zeroizing<Vec<u8>>, Answer> {
-        let connected = self.start_client_connect(command, env, None).answer().await?;
-        Ok(connected.written)
-    }
-
-    /// `client-disconnect`; its answer changes nothing. Where the queue is full it waits for room.
-    pub async fn client_disconnect(&self, command: &HookCommand, mut env: Env) {
-        let kind = HookKind::ClientDisconnect;
-        env.set("script_type", kind.directive());
-        let ran = match self.handle.room().await {
-            Ok(room) => room.run(Program::new(kind, words(command), env)).await,
-            Err(refused) => Err(refused),
-        };
-        if let Err(refused) = ran {
-            refused.answer(kind);
-        }
+    /// A `client-disconnect` that is owed from now on, where there is no `client-connect`.
+    pub fn owe_client_disconnect(&self, command: &HookCommand, env: Env) -> Farewell {
+        let mut farewell = Farewell::new(self.handle.clone(), words(command), env);
+        farewell.owe();
+        farewell
     }
 
     /// `learn-address add|update|delete ADDRESS [NAME]`.

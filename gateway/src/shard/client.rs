@@ -7,7 +7,7 @@ use tessera_proto::peer_info::PeerInfo;
 
 use crate::data::PeerStats;
 use crate::directory::Owner;
-use crate::hooks::Env;
+use crate::hooks::{Env, Farewell};
 use crate::lease::{Lease, PeerHandle};
 use crate::routes::Prefix;
 
@@ -41,7 +41,9 @@ pub(super) struct Client {
     pub(super) v6: Option<Ipv6Addr>,
     /// Networks behind it.
     pub(super) iroutes: Vec<Prefix>,
-    /// The environment of its connect hook, which its disconnect hook gets, too.
+    /// Owed since its `client-connect` said yes.
+    pub(super) farewell: Option<Farewell>,
+    /// The environment of its hooks.
     pub(super) env: Env,
     /// Seconds since 1970.
     pub(super) since: u64,

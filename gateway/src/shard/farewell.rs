@@ -4,10 +4,10 @@ use tessera_proto::endpoint::Handle;
 use tracing::info;
 
 use super::client::{Account, Client};
-use super::state::{Shard, Shared};
+use super::state::Shared;
 use crate::clock;
 use crate::data::PeerStats;
-use crate::hooks::Env;
+use crate::hooks::{Env, Farewell, Totals};
 use crate::lease::{Lease, PeerHandle};
 use crate::routes::Prefix;
 
@@ -19,7 +19,7 @@ pub(super) struct Resources<'a> {
     pub(super) lease: Option<Lease>,
     pub(super) peer: Option<PeerHandle>,
     /// `client-connect` succeeded: whatever happens, `client-disconnect` runs.
-    pub(super) connected: bool,
+    pub(super) farewell: Option<Farewell>,
     pub(super) env: Env,
     /// The client record owns everything now; its removal gives it back.
     pub(super) handed_over: bool,
@@ -28,7 +28,7 @@ pub(super) struct Resources<'a> {
 impl<'a> Resources<'a> {
     pub(super) fn new(shard: &'a Shared, handle: Handle, account: &Account, env: Env) -> Self {
         let account = account.clone();
-        Self { shard, handle, account, lease: None, peer: None, connected: false, env, handed_over: false }
+        Self { shard, handle, account, lease: None, peer: None, farewell: None, env, handed_over: false }
     }
 
     pub(super) fn keep(self) {
@@ -46,8 +46,8 @@ impl<'a> Resources<'a> {
             self.shard.directory.remove_routes(peer.id);
             self.shard.directory.release_peer(peer, clock::now());
         }
-        if self.connected {
-            farewell_hook(self.shard, self.env.clone(), PeerStats::default(), 0).await;
+        if let Some(farewell) = self.farewell.take() {
+            farewell.run(&Totals::default()).await;
         }
         self.shard.directory.release_name(&self.account.common_name, self.shard.session_ref(self.handle));
     }
@@ -81,18 +81,10 @@ pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, d
             shard.hooks.learn_address(command, client.env.clone(), "delete", &learned(*prefix), None).await;
         }
     }
-    farewell_hook(shard, client.env.clone(), stats, duration).await;
+    if let Some(farewell) = client.farewell.take() {
+        farewell.run(&Totals { received: stats.received, sent: stats.sent, duration }).await;
+    }
     shard.directory.release_name(&client.account.common_name, shard.session_ref(handle));
-}
-
-async fn farewell_hook(shard: &Shard, mut env: Env, stats: PeerStats, duration: u64) {
-    let Some(command) = &shard.config.hooks.client_disconnect else {
-        return;
-    };
-    env.set("bytes_received", stats.received.to_string());
-    env.set("bytes_sent", stats.sent.to_string());
-    env.set("time_duration", duration.to_string());
-    shard.hooks.client_disconnect(command, env).await;
 }
 
 /// A prefix as `learn-address` names it: hosts without a length.

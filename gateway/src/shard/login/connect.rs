@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::{Ifconfig4, TokenVerify};
 use crate::data::{PeerSpec, PeerStats, ToWorker};
 use crate::directory::Claim;
-use crate::hooks::{Answer, Assigned, Env, Peer};
+use crate::hooks::{Answer, Assigned, Env, Farewell, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
 use crate::overlay::{self, Overlay};
 use crate::routes::Prefix;
@@ -88,12 +88,13 @@ impl Login<'_> {
         let mut env = self.connect_env(&account, since);
         env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
         if let Some(command) = &config.hooks.client_connect {
-            let written = shard.hooks.client_connect(command, env.clone()).await;
-            match written {
-                Ok(content) => {
-                    resources.connected = true;
-                    resources.env = env.clone();
-                    own.merge(self.read_overlay("client-connect", &content));
+            let disconnect = config.hooks.client_disconnect.as_ref();
+            let mut connecting = shard.hooks.start_client_connect(command, env.clone(), disconnect);
+            // Also when the client leaves meanwhile: its name is given on only when the books are closed.
+            match connecting.answer().await {
+                Ok(connected) => {
+                    resources.farewell = connected.farewell;
+                    own.merge(self.read_overlay("client-connect", &connected.written));
                 }
                 Err(answer) => {
                     self.check()?;
@@ -108,10 +109,13 @@ impl Login<'_> {
                 }
                 resources.lease = Some(self.lease(&account.common_name, &own)?);
                 env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
-                resources.env = env.clone();
             }
         }
+        if let Some(farewell) = &mut resources.farewell {
+            farewell.set_env(env.clone());
+        }
         self.remember_token(&account, &mut own)?;
+        resources.env = env.clone();
         let assigned = self.assigned(resources.lease.as_ref(), &own);
         let peer = shard.directory.allocate_peer(clock::now()).map_err(|error| {
             warn!(remote = %self.path.remote, "{error}");
@@ -234,6 +238,13 @@ impl Login<'_> {
         }
     }
 
+    /// Without a `client-connect`, `client-disconnect` is owed from here on.
+    fn lone_farewell(&self, env: &Env) -> Option<Farewell> {
+        let hooks = &self.config().hooks;
+        let command = hooks.client_disconnect.as_ref().filter(|_| hooks.client_connect.is_none())?;
+        Some(self.shard.hooks.owe_client_disconnect(command, env.clone()))
+    }
+
     /// The first generated token of the session. It takes the place of one that a hook has pushed: a client has one.
     fn first_token(&self, tokens: Option<OwnTokens>, own: &mut Overlay) -> Option<OwnTokens> {
         let mut tokens = tokens?;
@@ -315,6 +326,7 @@ impl Login<'_> {
             v4: assigned.v4.map(|(a, _)| a),
             v6: assigned.v6.map(|(a, ..)| a),
             iroutes: routes.clone(),
+            farewell: resources.farewell.take().or_else(|| self.lone_farewell(&resources.env)),
             env: resources.env.clone(),
             since,
             control: PeerStats::default(),

@@ -3,6 +3,7 @@
 use tessera_proto::session::AuthRequest;
 use tracing::{info, warn};
 
+use super::deciders::Asked;
 use super::{Login, Stop};
 use crate::clock;
 use crate::config::TokenVerify;
@@ -31,7 +32,8 @@ impl Login<'_> {
         }
         let Some(generator) = self.shard.generator.as_ref().filter(|_| !anonymous) else {
             if !self.cached_token(request, account)? {
-                self.ask_deciders(request, &request.username, &env).await?;
+                let asked = Asked { request, username: &request.username, env: &env };
+                self.ask_deciders(asked).await?;
             }
             return Ok(None);
         };
@@ -43,7 +45,8 @@ impl Login<'_> {
             return Err(Stop::plain());
         }
         if !self.settled_by_token(&judged.judgement, account)? && !self.cached_token(request, account)? {
-            self.ask_deciders(request, &judged.own.username, &env).await?;
+            let asked = Asked { request, username: &judged.own.username, env: &env };
+            self.ask_deciders(asked).await?;
             if matches!(judged.judgement, Judgement::Expired(_) | Judgement::ExpiredEmptyUser(_)) {
                 // Whoever checks logins has taken it for a new one.
                 judged.own.tokens.restart(clock::read());
@@ -116,20 +119,6 @@ impl Login<'_> {
                 Err(Stop::plain())
             }
         }
-    }
-
-    fn has_deciders(&self) -> bool {
-        self.config().hooks.auth_user_pass_verify.is_some()
-    }
-
-    async fn ask_deciders(&self, request: &AuthRequest, username: &str, env: &Env) -> Result<(), Stop> {
-        if let Some(hook) = &self.config().hooks.auth_user_pass_verify {
-            let answer =
-                self.shard.hooks.auth_user_pass_verify(hook, env.clone(), username, &request.password).await;
-            self.check()?;
-            self.require(answer, "auth-user-pass-verify")?;
-        }
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod connect;
 mod credentials;
+mod deciders;
 mod identity;
 
 use std::rc::Rc;
