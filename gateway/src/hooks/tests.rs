@@ -31,9 +31,13 @@ impl Bench {
     fn new(timeout: Duration, concurrency: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let files = HookDir::create(dir.path()).unwrap();
+        Self::with_files(timeout, concurrency, dir, &files)
+    }
+
+    fn with_files(timeout: Duration, concurrency: usize, dir: TempDir, files: &Arc<HookDir>) -> Self {
         let path = files.path().to_owned();
         let (handle, runner) =
-            HookRunner::start(HookLimits { timeout, concurrency }, Arc::clone(&files)).unwrap();
+            HookRunner::start(HookLimits { timeout, concurrency }, Arc::clone(files)).unwrap();
         Self { dir, hook: Hook::new(handle.clone()), handle, files: path, runner: Some(runner) }
     }
 
