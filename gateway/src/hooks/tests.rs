@@ -13,11 +13,23 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tessera_proto::Secret;
 use tessera_proto::peer_info::PeerInfo;
+use zeroize::Zeroizing;
 
 use super::*;
 use crate::config::{AuthHook, CredentialsVia, HookCommand, Place};
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Whole calls, for tests that are not about what is owed.
+impl Hook {
+    async fn client_connect(&self, command: &HookCommand, env: Env) -> Result<Zeroizing<Vec<u8>>, Answer> {
+        Ok(self.start_client_connect(command, env, None).answer().await?.written)
+    }
+
+    async fn client_disconnect(&self, command: &HookCommand, env: Env) {
+        self.owe_client_disconnect(command, env).run(&Totals::default()).await;
+    }
+}
 
 struct Bench {
     dir: TempDir,
