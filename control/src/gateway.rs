@@ -52,8 +52,11 @@ impl Gateway {
                     part.result = Ok(content);
                     whole = Some(part);
                 }
-                Some(Reply { result: Ok(head), .. }) if head.extend(content) => {}
-                Some(_) => return Err(Failure::unexpected()),
+                Some(Reply { result, .. }) => {
+                    if !result.as_mut().is_ok_and(|head| head.extend(content)) {
+                        return Err(Failure::unexpected());
+                    }
+                }
             }
             if last && let Some(mut reply) = whole {
                 reply.more = false;

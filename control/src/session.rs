@@ -157,7 +157,7 @@ fn details(session: &Session, now: Moment) -> String {
         left => format!("{moment} (in {})", duration(left)),
     };
     let token = &session.token;
-    let text = pairs([
+    let text = pairs(&[
         ("id", session.id.clone()),
         ("state", state(session.state).to_owned()),
         ("common name", session.common_name.clone()),
@@ -178,7 +178,9 @@ fn details(session: &Session, now: Moment) -> String {
         ("client", session.client_version.clone().unwrap_or_default()),
         ("platform", session.client_platform.clone().unwrap_or_default()),
     ]);
-    text + &pairs(session.peer_info.iter().map(|(name, value)| (name.as_str(), value.clone())))
+    let peer_info: Vec<_> =
+        session.peer_info.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    text + &pairs(&peer_info)
 }
 
 fn addresses(session: &Session) -> String {

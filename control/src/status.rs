@@ -29,7 +29,7 @@ fn text(status: &Status) -> String {
     let tokens = &status.tokens;
     let wrong =
         [tokens.unknown, tokens.wrong_client, tokens.found_expired, tokens.found_revoked].iter().sum::<u64>();
-    let mut text = pairs([
+    let mut text = pairs(&[
         ("version", status.version.clone()),
         ("pid", status.pid.to_string()),
         ("up", format!("{} (since {})", duration(status.uptime), status.started)),
@@ -53,7 +53,7 @@ fn text(status: &Status) -> String {
             (None, true) => "healthy".to_owned(),
             (None, false) => "behind".to_owned(),
         };
-        text += &pairs([
+        text += &pairs(&[
             ("store", format!("{} ({state})", store.path)),
             ("", format!("{} records in {}, {} pending", store.records, bytes(store.bytes), store.pending)),
             ("", format!("{} written, {} failed, {} dropped", store.written, store.failed, store.dropped)),

@@ -54,13 +54,14 @@ impl Table {
     }
 }
 
-/// Names and values, one a line.
-pub(crate) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
-    let pairs: Vec<_> = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+/// Names and values, one a line; what has no value is left out.
+pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
+    let there = || pairs.iter().filter(|(_, value)| !value.is_empty());
+    let width = there().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
-    for (name, value) in pairs {
-        let _ = writeln!(text, "{:<width$}  {}", printable(name), printable(&value));
+    for (name, value) in there() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<width$}  {}", printable(name), printable(value));
     }
     text
 }
@@ -78,7 +79,7 @@ pub(crate) fn bytes(number: u64) -> String {
     }
     let power = (number.ilog2() / 10) as usize;
     // Tenths, rounded down: a counter never shows more than there is.
-    let tenths = u128::from(number) * 10 >> (10 * power);
+    let tenths = (u128::from(number) * 10) >> (10 * power);
     format!("{}.{} {}", tenths / 10, tenths % 10, units[power - 1])
 }
 

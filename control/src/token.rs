@@ -97,15 +97,12 @@ pub(crate) fn run(command: TokenCommand, gateway: &Gateway, output: Output) -> R
         TokenCommand::RotateSecret => {
             let reply = gateway.ask(&Request::TokenRotateSecret(Empty {}))?;
             output::show(reply, output, |response, _| match response {
-                Response::Rotation(rotation) => Ok(format!(
-                    "a new secret makes tokens from now on; {} verified by {}\n",
-                    if rotation.secrets == 1 { "they are" } else { "new and older ones are" },
-                    match &rotation.file {
-                        Some(file) =>
-                            format!("{} in {}", count(rotation.secrets.into(), "secret"), printable(file)),
-                        None => format!("{} in memory only", count(rotation.secrets.into(), "secret")),
-                    }
-                )),
+                Response::Rotation(rotation) => {
+                    let place = rotation.file.as_ref().map_or("memory only", String::as_str);
+                    let secrets = count(rotation.secrets.into(), "secret");
+                    let place = printable(place);
+                    Ok(format!("a new secret makes tokens from now on; {secrets} known, in {place}\n"))
+                }
                 _ => Err(Failure::unexpected()),
             })
         }
@@ -134,9 +131,9 @@ fn list(
         }
         params = TokenList { limit: left.min(TOKEN_PAGE), after: next.clone(), ..params };
         let page = gateway.ask(&Request::TokenList(params.clone()))?;
-        match (&mut whole.result, page.result) {
-            (Ok(head), Ok(page)) if head.extend(page) => {}
-            _ => return Err(Failure::unexpected()),
+        let page = page.result?;
+        if !whole.result.as_mut().is_ok_and(|head| head.extend(page)) {
+            return Err(Failure::unexpected());
         }
     }
 }

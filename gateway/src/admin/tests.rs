@@ -184,7 +184,10 @@ fn a_request_has_a_longest_length() {
         while written < 16 * MAX_REQUEST {
             match stream.get_mut().write(&[b'x'; 4096]).await {
                 Ok(count) => written += count,
-                Err(error) => break assert_eq!(error.kind(), ErrorKind::BrokenPipe),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+                    break;
+                }
             }
         }
         assert!(written < 16 * MAX_REQUEST);
