@@ -21,7 +21,7 @@ pub(super) const CONNECTIONS: usize = 32;
 /// Of these, those that only root and the gateway's own user get, so that a member of the group cannot lock them out.
 pub(super) const RESERVED: usize = 4;
 /// Long answers at a time: each may hold every session or a page of tokens in memory until it is read.
-const LISTS: usize = 4;
+pub(super) const LISTS: usize = 4;
 /// Pause after a failed accept: the process is out of file descriptors, and tight loops free none.
 const PAUSE: Duration = Duration::from_secs(1);
 

@@ -13,14 +13,16 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::serve::{CONNECTIONS, RESERVED};
+use super::serve::{CONNECTIONS, LISTS, RESERVED};
 use super::*;
 use crate::clock;
 
 /// No test takes longer, unless it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// `nobody`: whoever has no rights here.
 const STRANGER: u32 = 65_534;
+/// How long the backend takes for what is slow.
+const SLOW: Duration = Duration::from_secs(2);
 /// A group that no process of the test is in.
 const GROUP: u32 = 54_321;
 
@@ -41,7 +43,7 @@ impl Backend for Fake {
             Request::SessionKill(kill) => match kill.target {
                 KillTarget::Username(_) => {
                     // Slow: others must not wait for it.
-                    sleep(Duration::from_millis(500)).await;
+                    sleep(SLOW).await;
                     Ok(Response::Changes(Changes { sessions: 1, ..Changes::default() }))
                 }
                 _ => Err(ApiError::not_found("no such session")),
@@ -228,20 +230,24 @@ fn silent_and_slow_clients_are_sent_away() {
             started.elapsed()
         };
         let (silent, slow, good) = tokio::join!(silent, slow, good);
-        assert!((2.0..4.0).contains(&silent.as_secs_f64()), "{silent:?}");
-        assert!((5.0..9.0).contains(&slow.as_secs_f64()), "{slow:?}");
-        assert!(good < Duration::from_secs(1), "{good:?}");
+        assert!((2.0..5.0).contains(&silent.as_secs_f64()), "{silent:?}");
+        assert!((5.0..15.0).contains(&slow.as_secs_f64()), "{slow:?}");
+        assert!(good < Duration::from_secs(2), "{good:?}");
     });
     assert_eq!(fake.asked.borrow().len(), 1);
 }
 
 #[test]
-fn long_answers_come_in_lines_and_one_who_does_not_read_holds_nobody_up() {
+fn long_answers_come_in_lines_and_are_bounded() {
     let (_dir, path) = place();
     run(bind(&path).unwrap(), &Fake::default(), async {
         let list = b"{\"method\":\"user.list\"}\n";
-        let mut lazy = connect(&path).await;
-        lazy.write_all(list).await.unwrap();
+        let mut lazy = Vec::new();
+        for _ in 0..LISTS - 1 {
+            let mut stream = connect(&path).await;
+            stream.write_all(list).await.unwrap();
+            lazy.push(stream);
+        }
         let mut stream = connect(&path).await;
         stream.write_all(list).await.unwrap();
         let mut users = Vec::new();
@@ -254,12 +260,29 @@ fn long_answers_come_in_lines_and_one_who_does_not_read_holds_nobody_up() {
             }
         }
         assert_eq!(users, (0..10_000).map(user).collect::<Vec<_>>());
+        // When there are as many as may be, changes are still done at once, and the next long answer waits.
+        let mut last = connect(&path).await;
+        last.write_all(list).await.unwrap();
+        lazy.push(last);
+        sleep(Duration::from_millis(100)).await;
+        let kill = b"{\"method\":\"session.kill\",\"params\":{\"target\":{\"id\":\"7\"}}}\n";
+        let started = clock::now();
+        assert_eq!(code(ask(&mut stream, kill).await), ErrorCode::NotFound);
+        assert!(started.elapsed() < Duration::from_secs(2));
         assert!(ask(&mut stream, b"{\"method\":\"metrics\"}\n").await.result.is_ok());
-        // The one that does not read is cut off in the middle.
-        sleep(Duration::from_secs(11)).await;
-        let mut rest = Vec::new();
-        lazy.read_to_end(&mut rest).await.unwrap();
-        assert!(rest.len() > 1000 && !rest.ends_with(b"\n"), "{}", rest.len());
+        assert!(started.elapsed() > Duration::from_secs(5));
+        // Those that do not read are cut off before the end; the last one began a little later.
+        sleep(Duration::from_secs(3)).await;
+        for mut stream in lazy {
+            let mut lines = 0;
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).await.unwrap() > 0 && line.ends_with(b"\n") {
+                assert!(Reply::parse(&line).unwrap().more);
+                lines += 1;
+                line.clear();
+            }
+            assert!((1..39).contains(&lines), "{lines}");
+        }
     });
 }
 
@@ -282,10 +305,10 @@ fn requests_of_different_connections_do_not_wait_for_each_other() {
             started.elapsed()
         };
         let (quick, ..) = tokio::join!(quick, slow, slow_and_gone(&path));
-        assert!(started.elapsed() >= Duration::from_millis(500));
-        assert!(quick < Duration::from_millis(450), "{quick:?}");
+        assert!(started.elapsed() >= SLOW);
+        assert!(quick < SLOW, "{quick:?}");
         // A change goes on when its client has hung up.
-        sleep(Duration::from_millis(700)).await;
+        sleep(SLOW).await;
         assert_eq!(fake.running.get(), 0);
     });
     assert_eq!(fake.asked.borrow().len(), 102);
@@ -334,7 +357,8 @@ fn strangers_are_turned_away_before_a_byte_is_read() {
             let stream = as_stranger(&path, STRANGER, groups).unwrap();
             stream.set_nonblocking(true).unwrap();
             let mut stream = BufReader::new(UnixStream::from_std(stream).unwrap());
-            stream.write_all(b"{\"method\":\"metrics\"}\n").await.unwrap();
+            // It may be turned away before it can write.
+            let _ = stream.write_all(b"{\"method\":\"metrics\"}\n").await;
             assert_eq!(code(reply(&mut stream).await), ErrorCode::Forbidden);
             assert!(ended(stream).await);
         }
