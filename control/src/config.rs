@@ -1,14 +1,14 @@
 //! `tessera config`: what the gateway would make of a configuration file.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use tessera_api::API_VERSION;
 use tessera_api::config::ConfigReport;
 
-use crate::exit;
+use crate::exit::{self, Failure};
+use crate::output::{self, Output};
 
 /// Commands about configuration files.
 #[derive(Debug, Subcommand)]
@@ -17,36 +17,24 @@ pub(crate) enum ConfigCommand {
     Check {
         /// The configuration file
         file: PathBuf,
-        /// Form of the report
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
-        output: Output,
     },
 }
 
-/// Form of a report.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Output {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-}
-
-/// Runs one command; the message goes to standard error.
-pub(crate) fn run(command: &ConfigCommand) -> Result<u8, (u8, String)> {
-    let ConfigCommand::Check { file, output } = command;
+/// Runs one command.
+pub(crate) fn run(command: &ConfigCommand, output: Output) -> Result<u8, Failure> {
+    let ConfigCommand::Check { file } = command;
     if !file.is_file() {
-        return Err((exit::NOT_FOUND, format!("there is no file '{}'", file.display())));
+        return Err(Failure::new(exit::NOT_FOUND, format!("there is no file '{}'", file.display())));
     }
-    let report = check(file).map_err(|message| (exit::FAILED, message))?;
-    let text = match output {
-        Output::Table => report.to_string(),
-        Output::Json => {
-            serde_json::to_string_pretty(&report).map_err(|e| (exit::FAILED, e.to_string()))? + "\n"
+    let report = check(file).map_err(|message| Failure::new(exit::FAILED, message))?;
+    match output {
+        Output::Table => output::print(report.to_string().as_bytes())?,
+        Output::Json => output::print((serde_json::to_string_pretty(&report)? + "\n").as_bytes())?,
+        Output::Jsonl => {
+            output::print(&output::lines(&report.directives)?)?;
+            output::print(&output::lines(&report.problems)?)?;
         }
-    };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| (exit::FAILED, e.to_string()))?;
+    }
     Ok(if report.accepted { exit::OK } else { exit::REFUSED })
 }
 
