@@ -115,9 +115,14 @@ impl Login<'_> {
                     }
                 },
                 answer = next_answer(&mut answers), if answers.is_some() => {
-                    if respond(&answer, &deferral).await == Answer::Deny {
-                        let reason = deferral.reason().await;
-                        return Err(self.refused(who, reason));
+                    match respond(&answer, &deferral).await {
+                        // It was taken; the verdict comes through the deferral.
+                        Answer::Allow => {}
+                        Answer::Deny => {
+                            let reason = deferral.reason().await;
+                            return Err(self.refused(who, reason));
+                        }
+                        Answer::NoAnswer => return Err(self.no_answer(who)),
                     }
                 }
                 () = tokio::time::sleep(remaining(limit)) => {
