@@ -68,6 +68,8 @@ pub struct Engine {
     schedule: Schedule,
     started: Instant,
     last_login: Instant,
+    /// When nothing more was begun, and how many logins had come through by then.
+    steady: Option<(Instant, u64)>,
     /// Sessions that are there, those that say goodbye included.
     sessions: usize,
     gathered: Gathered,
@@ -111,6 +113,7 @@ impl Engine {
             schedule: Schedule::new(plan, now),
             started: now,
             last_login: now,
+            steady: None,
             sessions: 0,
             gathered: Gathered::default(),
         })
@@ -139,8 +142,10 @@ impl Engine {
                 self.drive(slot, |session| session.timeout(clock::read()));
             }
         }
-        let elapsed = self.last_login.saturating_since(self.started);
-        Ok(self.gathered.report(elapsed, clock::cpu().saturating_sub(cpu)))
+        let since_start = |at: Instant| at.saturating_since(self.started);
+        let elapsed = since_start(self.last_login);
+        let steady = self.steady.map_or((elapsed, self.gathered.logins()), |(at, n)| (since_start(at), n));
+        Ok(self.gathered.report(elapsed, steady, clock::cpu().saturating_sub(cpu)))
     }
 
     /// Begins what is due; gives the time of the next turn, `None` when nothing more is begun.
@@ -161,7 +166,11 @@ impl Engine {
                     return Ok(match other {
                         Next::At(at) => Some(at),
                         Next::Wait | Next::Begin(_) => Some(now.mono + IDLE),
-                        Next::Finished => None,
+                        Next::Finished => {
+                            let so_far = self.gathered.logins();
+                            self.steady.get_or_insert((now.mono, so_far));
+                            None
+                        }
                     });
                 }
             };
