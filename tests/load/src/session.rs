@@ -133,6 +133,7 @@ impl Session {
                 self.client.exit(now);
                 return Some(Happened::Connected { latency, token: self.token.take() });
             }
+            ClientEvent::AuthFailed(text) if text.is_empty() => self.refused = Some("AUTH_FAILED".to_owned()),
             ClientEvent::AuthFailed(text) => self.refused = Some(format!("AUTH_FAILED,{text}")),
             ClientEvent::Dismissed(text) => self.refused = Some(text),
             ClientEvent::Closed(why) if self.stage == Stage::Connecting => {
