@@ -6,7 +6,7 @@ both sides, nothing resumed), key method 2, PUSH_REPLY with an auth-token, and t
 client. Each comes from a source port of its own.
 
 Two cases. "plain": the certificate logs in and a file of client-config-dir pushes the token, no program runs. "script":
-client-connect is a shell script that takes 200 ms and writes the token's push.
+client-connect is a shell script that takes 200 ms and writes the token's push; the files for it are in memory (tmp-dir).
 
 The gateway (and its scripts) have core 0 for themselves, the load generator and the bench are on core 1. The servers take
 turns in ABBA order. CPU time is from /proc/PID/stat: the process itself and, apart from it, the programs that it ran.
@@ -57,8 +57,11 @@ verb 3
 
 CASES = {
     "plain": "client-config-dir ccd\n",
-    "script": "script-security 2\nclient-connect ./client-connect\n",
+    "script": "script-security 2\nclient-connect ./client-connect\ntmp-dir {memory}\n",
 }
+# Files for scripts are made here, in memory, by both: what ext4 takes to make one depends on how many others on the same
+# disk have just been deleted, whoever did that.
+MEMORY = Path("/dev/shm")
 # Logins under way at saturation. With the script: more than Tessera runs scripts at a time (hook-concurrency, 64).
 CONCURRENCY = {"plain": 64, "script": 96}
 SCRIPT = f"""\
@@ -71,10 +74,14 @@ echo 'push "auth-token {TOKEN}"' > "$1"
 class LoginLab(Lab):
     """Two namespaces: the gateway's and the load generator's."""
 
+    def __init__(self, folder, memory):
+        super().__init__(folder)
+        self.memory = memory
+
     def open(self):
         make_pki(self.folder)
         for case, lines in CASES.items():
-            (self.folder / f"{case}.conf").write_text(SERVER_CONFIG + lines)
+            (self.folder / f"{case}.conf").write_text(SERVER_CONFIG + lines.format(memory=self.memory))
         (self.folder / "ccd").mkdir()
         (self.folder / "ccd" / "DEFAULT").write_text(f'push "auth-token {TOKEN}"\n')
         script = self.folder / "client-connect"
@@ -202,6 +209,8 @@ def main(argv):
         raise BenchError(f"missing: {', '.join(missing)}")
     if os.geteuid() != 0:
         raise BenchError("network namespaces need root")
+    if not MEMORY.is_mount():
+        raise BenchError(f"{MEMORY} is no file system of its own: files for scripts would be on the disk")
     if os.cpu_count() < 2:
         raise BenchError("two cores are needed: one for the gateway, one for everything else")
     binary = chosen.tesserad.resolve() if chosen.tesserad else build("tesserad")
@@ -223,8 +232,9 @@ def main(argv):
         "machine": {**machine(binary, chosen.workers), "load": command(str(load), "--version").strip()},
         "runs": [],
     }
-    with tempfile.TemporaryDirectory(prefix="tessera-bench-") as folder:
-        lab = LoginLab(folder)
+    with (tempfile.TemporaryDirectory(prefix="tessera-bench-") as folder,
+          tempfile.TemporaryDirectory(prefix="tessera-bench-", dir=MEMORY) as memory):
+        lab = LoginLab(folder, memory)
         session_nice = prefer("self")
         try:
             lab.open()

@@ -83,9 +83,11 @@ def document(result):
         "",
         f"{max(1, len(runs) // 2 // len(result['cases']))} pairs in ABBA order, {result['seconds']} s a load; logins under way at saturation: "
         f"{under_way}. TLS 1.3, ECDSA P-256, no resumption. Latency is from the first packet to PUSH_REPLY. "
+        "Files for the script are in memory (tmp-dir), with both servers. "
         f"Load average during the runs {min(loads):.2f}–{max(loads):.2f}.",
         "",
-        f"Machine: Linux {machine['kernel']}, {machine['cpu']}, {machine['cores']} cores; {machine['tessera']}; "
+        f"Machine: Linux {machine['kernel']}, {machine['cpu']}, {machine['cores']} cores; {machine['tessera']}, "
+        f"sha256 {machine['tessera_sha256'][:16]}; "
         f"{machine['openvpn']}; {machine['load']}.",
         "",
         f"Command: `{result['command']}`",

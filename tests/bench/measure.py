@@ -1,5 +1,6 @@
 """What both benchmarks need: builds, CPU accounts, the machine."""
 
+import hashlib
 import json
 import os
 import signal
@@ -62,6 +63,8 @@ def machine(binary, workers):
         "cpu": cpu,
         "cores": cores,
         "tessera": f"{version} ({commit})",
+        # Of the very file that was measured: the commit above is only that of the sources beside the bench.
+        "tessera_sha256": hashlib.sha256(Path(binary).read_bytes()).hexdigest(),
         "openvpn": ", ".join(line.split(" [")[0].split(", LZO")[0] for line in openvpn.splitlines()[:2]),
         "workers": f"tesserad {workers} here (its default is auto: one for each core it may use, {cores} on this machine), "
                    "openvpn 1 thread for everything",
