@@ -227,6 +227,7 @@ def main(argv):
         "command": shlex.join(["tests/bench/run", "logins", *argv]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": chosen.seconds,
+        "pairs": chosen.pairs,
         "concurrency": CONCURRENCY,
         "cases": chosen.cases,
         "machine": {**machine(binary, chosen.workers), "load": command(str(load), "--version").strip()},

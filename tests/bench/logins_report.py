@@ -81,7 +81,7 @@ def document(result):
     return "\n".join([
         table(runs),
         "",
-        f"{max(1, len(runs) // 2 // len(result['cases']))} pairs in ABBA order, {result['seconds']} s a load; logins under way at saturation: "
+        f"{result['pairs']} runs of each in ABBA order, {result['seconds']} s a load; logins under way at saturation: "
         f"{under_way}. TLS 1.3, ECDSA P-256, no resumption. Latency is from the first packet to PUSH_REPLY. "
         "Files for the script are in memory (tmp-dir), with both servers. "
         f"Load average during the runs {min(loads):.2f}–{max(loads):.2f}.",
