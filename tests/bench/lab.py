@@ -123,15 +123,18 @@ class Lab:
         make_pki(self.folder)
         (self.folder / "server.conf").write_text(SERVER_CONFIG)
         (self.folder / "client.conf").write_text(CLIENT_CONFIG)
-        for ns in (self.client, self.gateway, self.lan):
-            command("ip", "netns", "add", ns)
-            self.made.append(ns)
-            command("ip", "-n", ns, "link", "set", "lo", "up")
+        self.spaces(self.client, self.gateway, self.lan)
         self.link("wan0", self.gateway, OUTER_GATEWAY, "wan0", self.client, OUTER_CLIENT)
         self.link("lan0", self.gateway, LAN_GATEWAY, "lan0", self.lan, LAN_HOST)
         command("ip", "-n", self.lan, "route", "add", "10.8.0.0/24", "via", LAN_GATEWAY)
         self.inside(self.gateway, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self.rps_off()
+
+    def spaces(self, *names):
+        for ns in names:
+            command("ip", "netns", "add", ns)
+            self.made.append(ns)
+            command("ip", "-n", ns, "link", "set", "lo", "up")
 
     def link(self, name, ns, address, peer_name, peer_ns, peer_address):
         command("ip", "link", "add", name, "netns", ns, "type", "veth", "peer", "name", peer_name, "netns", peer_ns)
