@@ -24,7 +24,7 @@ use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
 use crate::net::Path;
 use crate::overlay::{self, Overlay};
 use crate::routes::Prefix;
-use crate::tokens::{Binding, Lineage, TokenVerdict, UnixSeconds};
+use crate::tokens::{Binding, Lineage, Presented, TokenVerdict, UnixSeconds};
 
 /// Longest name that `username-as-common-name` makes.
 const MAX_COMMON_NAME: usize = 64;
@@ -219,9 +219,10 @@ impl Login<'_> {
             return Err(Stop::plain());
         }
         if config.tessera.token_verify == TokenVerify::Cache {
-            let binding = binding(account, &request.username);
+            let certificate = account.owner.certificate.as_ref();
+            let presented = Presented { username: &request.username, certificate };
             let now = UnixSeconds(clock::unix_seconds());
-            match self.shard.tokens.check(&request.password, &binding, now) {
+            match self.shard.tokens.check(&request.password, &presented, now) {
                 TokenVerdict::Valid(_) => {
                     info!(%remote, name = account.common_name, "token accepted from the cache");
                     return Ok(());
@@ -441,7 +442,8 @@ impl Login<'_> {
         let now = UnixSeconds(clock::unix_seconds());
         let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
         let lineage = Lineage(now.0);
-        let taken = self.shard.tokens.insert(token, binding(account, username), lineage, now, lifetime);
+        let taken = Binding::new(username, account.owner.certificate, &account.common_name)
+            .and_then(|binding| self.shard.tokens.insert(token, binding, lineage, now, lifetime));
         match (taken, self.config().tessera.token_verify) {
             (Ok(_), _) => Ok(()),
             // The hook judges tokens by itself; the cache is only a witness.
@@ -600,12 +602,4 @@ pub(super) fn verify_client_key(shard: &Shared, handle: Handle, metadata: Metada
             session.client_key_verdict(accept, clock::read());
         });
     });
-}
-
-fn binding(account: &Account, username: &str) -> Binding {
-    Binding {
-        username: username.to_owned(),
-        certificate: account.owner.certificate,
-        common_name: account.common_name.clone(),
-    }
 }

@@ -8,9 +8,26 @@
 //! The cache is in memory. After a restart every token is [`Verdict::Unknown`](TokenVerdict::Unknown), and clients
 //! fall back to their password; where that must not happen, `token-verify hook` keeps the decision with the hook.
 
+mod binding;
 mod cache;
+mod hash;
 mod index;
+mod keys;
+mod list;
+mod locks;
+mod otp;
 mod record;
+mod revocations;
+mod slots;
+mod vault;
 
+pub use binding::{Binding, MAX_NAME_BYTES, Presented};
 pub use cache::{TokenCache, TokenLimits, TokenStats};
-pub use record::{Binding, Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};
+pub use hash::{Pepper, TokenHash, TokenId};
+pub use keys::{MAX_SIGNING_KEYS, SigningKey, SigningKeys};
+pub use list::{ListedToken, MAX_LISTED, TokenFilter};
+pub use locks::{LockChange, LockedUser, MAX_LOCKS, UserLocks};
+pub use otp::{MAX_OTP_USERS, OtpCounters};
+pub use record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};
+pub use revocations::{MAX_PERMANENT, MAX_REVOCATIONS, Revocation, Revocations, RevokeError, Scope, Subject};
+pub use vault::Vault;
