@@ -261,3 +261,302 @@ impl Drop for Journal {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::ops::ControlFlow;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+    use ring::rand::SystemRandom;
+
+    use super::*;
+    use crate::store::record::tests::record;
+
+    /// Records in the order in which they came.
+    #[derive(Debug, Default)]
+    struct Log(Mutex<Vec<Record>>);
+
+    impl Source for Log {
+        fn snapshot(&self, sink: &mut dyn FnMut(Record) -> ControlFlow<()>) {
+            let _ = self.0.lock().unwrap().iter().cloned().try_for_each(sink);
+        }
+
+        fn live_bytes(&self) -> u64 {
+            u64::MAX / 4
+        }
+    }
+
+    fn open(path: &Path) -> Result<(Opening, Vec<Record>), StoreError> {
+        let mut opening = Opening::open(path, &SystemRandom::new())?;
+        let mut records = Vec::new();
+        opening.replay(|record| records.push(record))?;
+        Ok((opening, records))
+    }
+
+    fn start(path: &Path) -> (Journal, Arc<Log>, LoadReport) {
+        let (opening, records) = open(path).unwrap();
+        let log = Arc::new(Log(Mutex::new(records)));
+        let (journal, report) = opening.start(Arc::<Log>::clone(&log)).unwrap();
+        (journal, log, report)
+    }
+
+    fn used(counter: u64) -> Record {
+        Record::OtpUsed { username: "alice".into(), counter }
+    }
+
+    fn add(journal: &Journal, log: &Log, record: Record) {
+        log.0.lock().unwrap().push(record.clone());
+        journal.append(&record);
+    }
+
+    fn encoded(records: &[Record]) -> Vec<Vec<u8>> {
+        let encode = |record: &Record| {
+            let mut bytes = Vec::new();
+            assert!(record.encode(&mut bytes));
+            bytes
+        };
+        records.iter().map(encode).collect()
+    }
+
+    #[test]
+    fn records_outlive_the_journal_that_took_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (journal, log, report) = start(&path);
+        assert_eq!((report.records, report.bytes, report.dropped), (0, 0, 0));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        for file in ["journal", "lock"] {
+            assert_eq!(fs::metadata(path.join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
+        }
+        for counter in 0..100 {
+            add(&journal, &log, used(counter));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(runtime.block_on(journal.written()));
+        // As it is now, `kill -9` would leave it.
+        let as_killed = fs::read(path.join("journal")).unwrap();
+        assert_eq!(as_killed[HEADER_BYTES..], encoded(&log.0.lock().unwrap()).concat());
+        let pepper = Zeroizing::new(as_killed[12..44].to_vec());
+        assert!(journal.close());
+        assert!(journal.stats().syncs > 0 && !journal.stats().failing);
+        // What comes later is not written, and nobody waits for it.
+        add(&journal, &log, used(100));
+        assert!(!runtime.block_on(journal.written()));
+        drop(journal);
+        let (opening, records) = open(&path).unwrap();
+        assert_eq!(records, (0..100).map(used).collect::<Vec<_>>());
+        assert_eq!(opening.pepper[..], pepper[..]);
+        assert_eq!(
+            opening.report.to_string(),
+            format!("{}: 100 records in {} bytes", path.join("journal").display(), as_killed.len())
+        );
+    }
+
+    #[test]
+    fn two_gateways_do_not_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (journal, ..) = start(&path);
+        let error = open(&path).unwrap_err();
+        assert!(matches!(&error, StoreError::InUse { .. }), "{error}");
+        drop(journal);
+        open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_journal_of_ours_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let in_dir = |name: &str| dir.path().join(name);
+        fs::write(in_dir("file"), "precious").unwrap();
+        let refused = |path: &Path| open(path).unwrap_err().to_string();
+        assert!(refused(&in_dir("file")).contains("is not a directory"));
+        assert!(refused(&in_dir("no/where")).contains("cannot create"));
+        fs::create_dir(in_dir("real")).unwrap();
+        symlink(in_dir("real"), in_dir("link")).unwrap();
+        assert!(refused(&in_dir("link")).contains("is not a directory"));
+        for name in ["journal", "lock"] {
+            let path = in_dir(&format!("linked-{name}"));
+            fs::create_dir(&path).unwrap();
+            symlink(in_dir("file"), path.join(name)).unwrap();
+            assert!(refused(&path).contains("is not a regular file"), "{}", refused(&path));
+            fs::remove_file(path.join(name)).unwrap();
+            fs::create_dir(path.join(name)).unwrap();
+            open(&path).unwrap_err();
+        }
+        fs::create_dir(in_dir("open")).unwrap();
+        fs::set_permissions(in_dir("open"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(refused(&in_dir("open")).contains("chmod go-w"));
+        assert_eq!(fs::read_to_string(in_dir("file")).unwrap(), "precious");
+        // A file that others could read is closed to them.
+        drop(start(&in_dir("real")));
+        let journal = in_dir("real").join("journal");
+        fs::set_permissions(&journal, fs::Permissions::from_mode(0o644)).unwrap();
+        open(&in_dir("real")).unwrap();
+        assert_eq!(fs::metadata(&journal).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_newer_gateways_journal_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(start(dir.path()));
+        let journal = dir.path().join("journal");
+        let mut bytes = fs::read(&journal).unwrap();
+        used(1).encode(&mut bytes);
+        let mut newer = bytes.clone();
+        // A record of kind 200: right checksum, unknown to us.
+        let body = [200u8, 1, 0];
+        let length = (body.len() as u16).to_le_bytes();
+        newer.extend(length);
+        newer.extend(crc32fast::hash(&[&length[..], &body].concat()).to_le_bytes());
+        newer.extend(body);
+        used(2).encode(&mut newer);
+        fs::write(&journal, &newer).unwrap();
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(&error, StoreError::Newer { at, .. } if *at == bytes.len() as u64), "{error}");
+        assert_eq!(fs::read(&journal).unwrap(), newer);
+        let mut header = newer[..HEADER_BYTES - 4].to_vec();
+        header[8] = 9;
+        header.extend(crc32fast::hash(&header).to_le_bytes());
+        fs::write(&journal, &header).unwrap();
+        assert!(open(dir.path()).unwrap_err().to_string().contains("newer gateway"));
+        assert_eq!(fs::read(&journal).unwrap(), header);
+    }
+
+    #[test]
+    fn a_journal_with_a_damaged_header_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..3 {
+            fs::write(dir.path().join("journal"), format!("scribble {round}")).unwrap();
+            let (journal, log, report) = start(dir.path());
+            let kept = dir.path().join(format!("journal.damaged.{round}"));
+            assert_eq!((report.set_aside.as_deref(), report.records), (Some(&*kept), 0));
+            assert_eq!(fs::read_to_string(&kept).unwrap(), format!("scribble {round}"));
+            add(&journal, &log, used(round));
+            assert!(journal.close());
+            drop(journal);
+            assert_eq!(open(dir.path()).unwrap().1, [used(round)]);
+        }
+    }
+
+    #[test]
+    fn each_state_that_a_crash_leaves_in_the_directory_loads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (journal, log, _) = start(dir.path());
+        (0..5).for_each(|counter| add(&journal, &log, used(counter)));
+        assert!(journal.close());
+        drop(journal);
+        let whole = fs::read(path("journal")).unwrap();
+        let expected: Vec<Record> = (0..5).map(used).collect();
+        // Before the rename: a successor of any length is beside the journal.
+        for length in 0..=whole.len() {
+            fs::write(path("journal"), &whole).unwrap();
+            fs::write(path("journal.new"), &whole[..length]).unwrap();
+            let (opening, records) = open(dir.path()).unwrap();
+            assert_eq!(records, expected);
+            drop(opening);
+        }
+        // Even a link in its place is not followed when the next one is made.
+        fs::write(path("other"), "precious").unwrap();
+        fs::remove_file(path("journal.new")).unwrap();
+        symlink(path("other"), path("journal.new")).unwrap();
+        fs::remove_file(path("journal")).unwrap();
+        let (journal, log, _) = start(dir.path());
+        add(&journal, &log, used(9));
+        assert!(journal.close());
+        drop(journal);
+        assert_eq!(fs::read_to_string(path("other")).unwrap(), "precious");
+        assert_eq!(open(dir.path()).unwrap().1, [used(9)]);
+        // A file that was made and never written.
+        fs::write(path("journal"), "").unwrap();
+        let (_, _, report) = start(dir.path());
+        assert_eq!((report.set_aside, report.records), (None, 0));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        /// Cut anywhere, it is the longest whole prefix, and goes on from there.
+        #[test]
+        fn a_cut_journal_is_its_longest_whole_prefix(records in prop::collection::vec(record(), 1..12)) {
+            let dir = tempfile::tempdir().unwrap();
+            let journal = dir.path().join("journal");
+            let mut bytes = encode_header(&[7; 32]).to_vec();
+            let mut ends = vec![bytes.len()];
+            for record in encoded(&records) {
+                bytes.extend(record);
+                ends.push(bytes.len());
+            }
+            for cut in 0..=bytes.len() {
+                fs::write(&journal, &bytes[..cut]).unwrap();
+                let (opening, read) = open(dir.path()).unwrap();
+                let whole = ends.iter().filter(|end| **end <= cut).count();
+                if whole == 0 {
+                    prop_assert_eq!((opening.is_there, opening.report.set_aside.is_some(), read.len()), (false, cut > 0, 0));
+                    if let Some(kept) = &opening.report.set_aside {
+                        prop_assert_eq!(fs::read(kept).unwrap(), &bytes[..cut]);
+                        fs::remove_file(kept).unwrap();
+                    }
+                    continue;
+                }
+                prop_assert_eq!(&*opening.pepper, &[7; 32]);
+                prop_assert_eq!(&read[..], &records[..whole - 1]);
+                prop_assert_eq!(opening.report.dropped as usize, cut - ends[whole - 1]);
+                prop_assert_eq!(fs::metadata(&journal).unwrap().len() as usize, ends[whole - 1]);
+                // It is not cut a second time.
+                drop(opening);
+                let (again, read) = open(dir.path()).unwrap();
+                prop_assert_eq!((again.report.dropped, read.len()), (0, whole - 1));
+            }
+        }
+
+        /// A changed bit costs its record and what follows, and nothing else.
+        #[test]
+        fn a_flipped_bit_is_found(
+            records in prop::collection::vec(record(), 1..12),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 40),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let journal = dir.path().join("journal");
+            let mut bytes = encode_header(&[7; 32]).to_vec();
+            let mut ends = vec![bytes.len()];
+            for record in encoded(&records) {
+                bytes.extend(record);
+                ends.push(bytes.len());
+            }
+            for (at, bit) in flips {
+                let at = at.index(bytes.len());
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                fs::write(&journal, &flipped).unwrap();
+                let (opening, read) = open(dir.path()).unwrap();
+                let whole = ends.iter().filter(|end| **end <= at).count();
+                prop_assert_eq!(opening.is_there, whole > 0);
+                prop_assert_eq!(&read[..], &records[..whole.saturating_sub(1)]);
+                if let Some(kept) = &opening.report.set_aside {
+                    fs::remove_file(kept).unwrap();
+                }
+            }
+        }
+
+        /// What comes after the cut is read after what was before it.
+        #[test]
+        fn a_cut_journal_goes_on(records in prop::collection::vec(record(), 2..12), cut in any::<prop::sample::Index>()) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut bytes = encode_header(&[7; 32]).to_vec();
+            bytes.extend(encoded(&records[1..]).concat());
+            bytes.truncate(HEADER_BYTES + cut.index(bytes.len() - HEADER_BYTES));
+            fs::write(dir.path().join("journal"), &bytes).unwrap();
+            let (journal, log, report) = start(dir.path());
+            add(&journal, &log, records[0].clone());
+            prop_assert!(journal.close());
+            drop(journal);
+            let (_, read) = open(dir.path()).unwrap();
+            prop_assert_eq!(read.len() as u64, report.records + 1);
+            prop_assert_eq!(&read, &*log.0.lock().unwrap());
+        }
+    }
+}

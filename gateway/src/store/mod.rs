@@ -28,6 +28,8 @@ use std::path::PathBuf;
 
 pub use journal::{Journal, LoadReport, Opening};
 pub use queue::{MAX_QUEUED_BYTES, Written};
+#[cfg(test)]
+pub(crate) use record::tests::record as test_record;
 pub use record::{HEADER_BYTES, Record, Undecodable};
 
 /// Where changes go.

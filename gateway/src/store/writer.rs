@@ -373,3 +373,384 @@ impl<D: Disk> Writer<D> {
 fn add(counter: &AtomicU64, more: u64) {
     counter.fetch_add(more, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::queue::Written;
+    use crate::store::record::{Record, encode_header};
+
+    /// A disk in memory, each operation of which fails when it is told to.
+    #[derive(Debug, Default)]
+    struct Fake {
+        journal: Vec<u8>,
+        next: Option<Vec<u8>>,
+        next_synced: usize,
+        faults: Faults,
+        /// The journal after each operation: what `kill -9` would leave.
+        history: Vec<Vec<u8>>,
+    }
+
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    struct Faults {
+        /// Bytes that still fit on the disk.
+        space: Option<usize>,
+        /// Most bytes of one write.
+        short: Option<usize>,
+        write: bool,
+        sync: bool,
+        truncate: bool,
+        create: bool,
+        rename: bool,
+        directory: bool,
+    }
+
+    fn fail(when: bool) -> io::Result<()> {
+        if when { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+
+    impl Disk for Fake {
+        fn write(&mut self, which: Which, bytes: &[u8]) -> io::Result<usize> {
+            fail(self.faults.write)?;
+            let mut length = bytes.len().min(self.faults.short.unwrap_or(usize::MAX).max(1));
+            if let Some(space) = &mut self.faults.space {
+                if *space == 0 {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                length = length.min(*space);
+                *space -= length;
+            }
+            match which {
+                Which::Journal => self.journal.extend_from_slice(&bytes[..length]),
+                Which::Next => self.next.as_mut().unwrap().extend_from_slice(&bytes[..length]),
+            }
+            self.history.push(self.journal.clone());
+            Ok(length)
+        }
+
+        fn sync(&mut self, which: Which) -> io::Result<()> {
+            fail(self.faults.sync)?;
+            if which == Which::Next {
+                self.next_synced = self.next.as_ref().unwrap().len();
+            }
+            Ok(())
+        }
+
+        fn truncate(&mut self, length: u64) -> io::Result<()> {
+            fail(self.faults.truncate)?;
+            assert!(length as usize <= self.journal.len());
+            self.journal.truncate(length as usize);
+            self.history.push(self.journal.clone());
+            Ok(())
+        }
+
+        fn create_next(&mut self) -> io::Result<()> {
+            fail(self.faults.create)?;
+            (self.next, self.next_synced) = (Some(Vec::new()), 0);
+            Ok(())
+        }
+
+        fn adopt_next(&mut self) -> io::Result<()> {
+            fail(self.faults.rename)?;
+            let next = self.next.take().unwrap();
+            assert_eq!(self.next_synced, next.len(), "a loss of power now would leave half a file");
+            self.journal = next;
+            self.history.push(self.journal.clone());
+            Ok(())
+        }
+
+        fn sync_directory(&mut self) -> io::Result<()> {
+            fail(self.faults.directory)
+        }
+    }
+
+    /// Counters that grow.
+    #[derive(Debug, Default)]
+    struct Model(Mutex<BTreeMap<String, u64>>);
+
+    impl Source for Model {
+        fn snapshot(&self, sink: &mut dyn FnMut(Record) -> ControlFlow<()>) {
+            let all = self.0.lock().unwrap().clone();
+            for (username, counter) in all {
+                if sink(Record::OtpUsed { username, counter }).is_break() {
+                    return;
+                }
+            }
+        }
+
+        fn live_bytes(&self) -> u64 {
+            let all = self.0.lock().unwrap();
+            all.keys().map(|name| (Record::OTP_BYTES + name.len()) as u64).sum()
+        }
+    }
+
+    struct Bench {
+        model: Arc<Model>,
+        queue: Arc<Queue>,
+        writer: Writer<Fake>,
+        now: Instant,
+        counter: u64,
+        /// Who waits for which state.
+        waiting: Vec<(BTreeMap<String, u64>, Written)>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (model, queue) = (Arc::new(Model::default()), Arc::new(Queue::default()));
+            let start = Start { header: encode_header(&[7; 32]), size: 0, trouble: None };
+            let source: Arc<dyn Source> = Arc::<Model>::clone(&model);
+            let writer = Writer::new(Fake::default(), Arc::clone(&queue), source, Arc::default(), start);
+            Self { model, queue, writer, now: clock::now(), counter: 0, waiting: Vec::new() }
+        }
+
+        fn change(&mut self, name: &str) {
+            self.counter += 1;
+            self.model.0.lock().unwrap().insert(name.to_owned(), self.counter);
+            self.queue.append(&Record::OtpUsed { username: name.to_owned(), counter: self.counter });
+        }
+
+        fn wait(&mut self) {
+            let state = self.model.0.lock().unwrap().clone();
+            self.waiting.push((state, self.queue.written()));
+        }
+
+        /// A turn some seconds later. Whoever is told that its state is written can rely on it.
+        fn turn(&mut self, seconds: u64) {
+            self.now += Duration::from_secs(seconds);
+            self.writer.turn(self.now);
+            let (there, _) = state(&self.writer.disk.journal);
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            self.waiting.retain_mut(|(state, written)| {
+                let ready = std::pin::Pin::new(written).poll(&mut context).is_ready();
+                if ready {
+                    assert!(
+                        state.iter().all(|(name, counter)| there.get(name) >= Some(counter)),
+                        "{state:?}"
+                    );
+                }
+                !ready
+            });
+        }
+
+        fn stats(&self) -> StoreStats {
+            self.writer.counters.read(&self.queue)
+        }
+
+        /// Nothing is missing, nothing is left over.
+        fn assert_complete(&self) {
+            let (there, whole) = state(&self.writer.disk.journal);
+            assert_eq!(there, *self.model.0.lock().unwrap());
+            assert_eq!((whole, self.writer.size), (self.writer.disk.journal.len(), whole as u64));
+            assert!(self.waiting.is_empty() && !self.stats().failing);
+        }
+    }
+
+    /// What a journal says, and the length of what is whole in it.
+    fn state(journal: &[u8]) -> (BTreeMap<String, u64>, usize) {
+        let mut state = BTreeMap::new();
+        let Some(mut rest) = journal.get(HEADER_BYTES..) else { return (state, 0) };
+        assert_eq!(journal[..HEADER_BYTES], **encode_header(&[7; 32]));
+        while let Ok((Record::OtpUsed { username, counter }, left)) = Record::decode(rest) {
+            let known = state.entry(username).or_insert(0);
+            *known = counter.max(*known);
+            rest = left;
+        }
+        (state, journal.len() - rest.len())
+    }
+
+    #[test]
+    fn changes_are_written_at_once_and_synced_once_a_second() {
+        let mut bench = Bench::new();
+        bench.turn(0);
+        assert_eq!(bench.writer.disk.journal.len(), HEADER_BYTES);
+        let syncs = bench.stats().syncs;
+        for _ in 0..10 {
+            bench.change("alice");
+            bench.wait();
+            bench.turn(0);
+        }
+        bench.assert_complete();
+        assert_eq!((bench.stats().records, bench.stats().syncs), (10, syncs));
+        assert!(bench.writer.due().is_some());
+        bench.turn(1);
+        bench.turn(1);
+        assert_eq!(bench.stats().syncs, syncs + 1);
+        assert_eq!(bench.writer.due(), None);
+    }
+
+    #[test]
+    fn a_full_disk_costs_nothing_once_there_is_room() {
+        let mut bench = Bench::new();
+        bench.turn(0);
+        bench.change("alice");
+        bench.turn(0);
+        // Half of a record fits.
+        bench.writer.disk.faults.space = Some(11);
+        bench.change("bob");
+        bench.wait();
+        bench.turn(0);
+        assert!(bench.stats().failing && bench.waiting.len() == 1);
+        let (there, whole) = state(&bench.writer.disk.journal);
+        assert_eq!((there.len(), bench.writer.disk.journal.len()), (1, whole + 11));
+        // Nothing is tried before it is time, and nothing new gets in front.
+        bench.change("carol");
+        bench.turn(1);
+        assert_eq!(bench.stats().failures, 1);
+        bench.turn(5);
+        assert_eq!(bench.stats().failures, 2);
+        bench.writer.disk.faults = Faults::default();
+        bench.turn(5);
+        bench.assert_complete();
+        assert_eq!((bench.stats().records, bench.stats().dropped), (3, 0));
+    }
+
+    #[test]
+    fn what_did_not_fit_the_queue_is_in_the_snapshot() {
+        let mut bench = Bench::new();
+        bench.turn(0);
+        bench.writer.disk.faults.write = true;
+        for number in 0..300_000 {
+            bench.change(&format!("user{number}"));
+        }
+        bench.wait();
+        bench.turn(0);
+        bench.turn(5);
+        assert!(bench.stats().dropped > 100_000 && bench.stats().failing);
+        bench.change("one more");
+        bench.writer.disk.faults.write = false;
+        bench.turn(5);
+        bench.assert_complete();
+    }
+
+    #[test]
+    fn after_a_failed_sync_the_file_is_written_anew() {
+        let mut bench = Bench::new();
+        bench.turn(0);
+        bench.change("alice");
+        bench.turn(0);
+        bench.writer.disk.faults.sync = true;
+        bench.turn(1);
+        assert!(bench.stats().failing && bench.writer.replace);
+        bench.change("bob");
+        bench.wait();
+        bench.writer.disk.faults.sync = false;
+        // What the kernel lost without a word.
+        bench.writer.disk.journal.truncate(HEADER_BYTES + 3);
+        bench.turn(5);
+        bench.assert_complete();
+    }
+
+    #[test]
+    fn a_journal_is_compacted_and_any_moment_of_it_is_a_good_one_to_crash() {
+        let mut bench = Bench::new();
+        bench.turn(0);
+        let mut turns = 0;
+        while bench.stats().compactions < 3 {
+            for number in 0..3_000 {
+                bench.change(&format!("user{number}"));
+            }
+            bench.wait();
+            bench.writer.disk.history.clear();
+            bench.turn(0);
+            // Once all that waited is appended, no moment shows less.
+            let all = bench.model.0.lock().unwrap().clone();
+            let since = bench.writer.disk.history.iter().position(|journal| state(journal).0 == all).unwrap();
+            let later = &bench.writer.disk.history[since..];
+            assert!(later.iter().all(|journal| state(journal).0 == all));
+            assert!(bench.stats().size <= COMPACT_ABOVE + 300_000, "{:?}", bench.stats());
+            turns += 1;
+            assert!(turns < 100);
+        }
+        bench.assert_complete();
+    }
+
+    #[test]
+    fn a_compaction_that_fails_leaves_the_journal_at_work() {
+        for faults in [
+            Faults { create: true, ..Faults::default() },
+            Faults { rename: true, ..Faults::default() },
+            Faults { sync: true, ..Faults::default() },
+        ] {
+            let mut bench = Bench::new();
+            bench.turn(0);
+            bench.writer.disk.faults = faults;
+            while bench.stats().size <= COMPACT_ABOVE {
+                for number in 0..3_000 {
+                    bench.change(&format!("user{number}"));
+                }
+                bench.wait();
+                bench.turn(0);
+            }
+            assert_eq!((bench.stats().compactions, bench.stats().failures), (0, 1), "{faults:?}");
+            bench.change("alice");
+            bench.wait();
+            bench.turn(0);
+            bench.assert_complete();
+            bench.writer.disk.faults = Faults::default();
+            bench.turn(60);
+            assert_eq!(bench.stats().compactions, 1);
+            bench.assert_complete();
+        }
+    }
+
+    #[test]
+    fn what_the_directory_may_have_lost_is_written_again() {
+        let mut bench = Bench::new();
+        bench.writer.disk.faults.directory = true;
+        bench.change("alice");
+        bench.turn(0);
+        assert!(bench.stats().failing && bench.writer.replace);
+        bench.writer.disk.faults.directory = false;
+        bench.wait();
+        bench.turn(5);
+        bench.assert_complete();
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Change(u8),
+        Wait,
+        Turn(u64),
+        Faults(Faults),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let faults = (prop::option::of(0usize..200), prop::option::of(1usize..40), any::<[bool; 6]>());
+        let faults = faults.prop_map(|(space, short, [write, sync, truncate, create, rename, directory])| {
+            Faults { space, short, write, sync, truncate, create, rename, directory }
+        });
+        prop_oneof![
+            6 => (0u8..5).prop_map(Step::Change),
+            2 => Just(Step::Wait),
+            4 => (0u64..7).prop_map(Step::Turn),
+            1 => faults.prop_map(Step::Faults),
+            1 => Just(Step::Faults(Faults::default())),
+        ]
+    }
+
+    proptest! {
+        /// Whatever fails, and when: the file is whole up to what it lacks, who was told can rely on it, and once the disk
+        /// works nothing is missing.
+        #[test]
+        fn a_failing_disk_loses_nothing(steps in prop::collection::vec(step(), 1..80)) {
+            let mut bench = Bench::new();
+            for step in steps {
+                match step {
+                    Step::Change(name) => bench.change(&name.to_string()),
+                    Step::Wait => bench.wait(),
+                    Step::Turn(seconds) => bench.turn(seconds),
+                    Step::Faults(faults) => bench.writer.disk.faults = faults,
+                }
+            }
+            bench.writer.disk.faults = Faults::default();
+            bench.turn(6);
+            bench.turn(6);
+            bench.assert_complete();
+        }
+    }
+}

@@ -43,7 +43,9 @@ impl SigningKeys {
         if keys.contains(&key) {
             return;
         }
-        let at = keys.partition_point(|known| known.made > key.made);
+        // Of two of the same second, either order will do if it is always the same.
+        let place = |key: &SigningKey| (key.made, *key.key.expose());
+        let at = keys.partition_point(|known| place(known) > place(&key));
         keys.insert(at, key);
         keys.truncate(MAX_SIGNING_KEYS);
     }
