@@ -165,6 +165,16 @@ impl Directory {
     }
 }
 
+impl Drop for Directory {
+    /// Gives the lock back even while a child that is just being started holds a copy of the file.
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            // Closing it is the other way, and follows.
+            let _ = lock.unlock();
+        }
+    }
+}
+
 impl Disk for Directory {
     fn write(&mut self, which: Which, bytes: &[u8]) -> io::Result<usize> {
         self.file(which)?.write(bytes)

@@ -59,7 +59,7 @@ pub enum Record {
     TokenRevoked {
         /// Which.
         hash: TokenHash,
-        /// When it was issued; one of the same value that is issued later lives.
+        /// When it was issued; one of the same value that was issued at another time lives.
         issued: UnixSeconds,
     },
     /// Tokens were revoked together.

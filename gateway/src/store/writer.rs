@@ -154,7 +154,10 @@ impl<D: Disk> Writer<D> {
             self.turn(clock::now());
             if stop {
                 self.last_turn(clock::now());
-                self.queue.finish();
+                let queue = Arc::clone(&self.queue);
+                // Who learns that it has ended may open it again.
+                drop(self);
+                queue.finish();
                 return;
             }
         }

@@ -359,11 +359,11 @@ impl TokenCache {
         self.put(&mut index, None, hash, info, revoked);
     }
 
-    /// Revokes the token with `hash` if it was issued at or before a time.
+    /// Revokes the token with `hash` if it is the one that was issued at that time.
     pub(super) fn restore_revoked(&self, hash: &TokenHash, issued: UnixSeconds) {
         let _index = self.lock_index();
         if let Some((place, _)) = self.find(hash) {
-            self.revoke_at(place, |record| record.issued() <= issued);
+            self.revoke_at(place, |record| record.issued() == issued);
         }
     }
 

@@ -535,7 +535,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(256))]
 
         /// A snapshot that is ahead of the records that follow it, as a compaction leaves it, makes the same state as the
         /// records alone.
@@ -544,10 +544,17 @@ mod tests {
             mut records in prop::collection::vec(test_record(), 0..40),
             cuts in any::<[prop::sample::Index; 2]>(),
         ) {
-            // One value is one client's.
+            // One value is one client's, and what is revoked was there.
+            let mut last = [UnixSeconds(1); 256];
             for record in &mut records {
-                if let Record::TokenPut { hash, info, .. } = record {
-                    info.binding = Arc::new(of(&format!("user{}", hash.as_bytes()[0] % 3), 1));
+                match record {
+                    Record::TokenPut { hash, info, .. } => {
+                        let value = usize::from(hash.as_bytes()[0]);
+                        info.binding = Arc::new(of(&format!("user{}", value % 3), 1));
+                        last[value] = info.issued.max(last[value]);
+                    }
+                    Record::TokenRevoked { hash, issued } => *issued = last[usize::from(hash.as_bytes()[0])],
+                    _ => {}
                 }
             }
             let apply = |vault: &Vault, records: &[Record]| {
