@@ -16,4 +16,5 @@ pub mod overlay;
 pub mod pki;
 pub mod routes;
 pub mod shard;
+pub mod store;
 pub mod tokens;

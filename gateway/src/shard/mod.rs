@@ -29,7 +29,7 @@ use crate::directory::Directory;
 use crate::hooks::{Env, Hook};
 use crate::net::io::IoBackend;
 use crate::pki::ServerTls;
-use crate::tokens::{TokenCache, TokenGenerator};
+use crate::tokens::{TokenGenerator, Vault};
 
 pub use run::run;
 
@@ -79,8 +79,8 @@ pub struct ShardSetup {
     pub tls: ServerTls,
     /// What all shards share.
     pub directory: Arc<Directory>,
-    /// Tokens.
-    pub tokens: Arc<TokenCache>,
+    /// Tokens, revocations, used codes.
+    pub vault: Arc<Vault>,
     /// Makes tokens (`auth-gen-token`).
     pub generator: Option<Arc<TokenGenerator>>,
     /// Runs programs.

@@ -26,7 +26,7 @@ use crate::directory::{Directory, MoveVerdict, SessionRef};
 use crate::hooks::{Env, Hook};
 use crate::net::{LocalAddr, Path, try_send_now};
 use crate::pki::{CrlReload, ServerTls, explain};
-use crate::tokens::{TokenCache, TokenGenerator};
+use crate::tokens::{TokenGenerator, Vault};
 
 /// Packets that wait for a control socket; what does not fit is retransmitted.
 pub(super) const SEND_QUEUE: usize = 1024;
@@ -59,7 +59,7 @@ pub(super) struct Shard {
     pub(super) index: usize,
     pub(super) config: Arc<Config>,
     pub(super) directory: Arc<Directory>,
-    pub(super) tokens: Arc<TokenCache>,
+    pub(super) vault: Arc<Vault>,
     pub(super) generator: Option<Arc<TokenGenerator>>,
     pub(super) hooks: Hook,
     pub(super) base_env: Env,
@@ -141,7 +141,7 @@ impl Shard {
             index: setup.index,
             config: setup.config,
             directory: setup.directory,
-            tokens: setup.tokens,
+            vault: setup.vault,
             generator: setup.generator,
             hooks: setup.hooks,
             base_env: setup.base_env,

@@ -1,38 +1,67 @@
 //! The sharded token cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use dashmap::DashMap;
-use ring::hmac;
 use ring::rand::SecureRandom;
 use tessera_proto::Secret;
 
-use super::index::Index;
-use super::record::{Binding, Lineage, TokenError, TokenHash, TokenInfo, TokenVerdict, UnixSeconds};
+use super::binding::{Binding, Presented};
+use super::hash::{Pepper, TokenHash, TokenId};
+use super::index::{Index, Place, SHARDS};
+use super::list::{ListedToken, MAX_LISTED, TokenFilter};
+use super::record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};
+use super::slots::{Record, Slots};
 
-/// How many tokens are kept.
+/// Most tokens of a cache: numbers of slots are 32 bits wide, with room.
+const MAX_ENTRIES: usize = 1 << 25;
+
+/// Most tokens of one client: they are walked when one of them must go.
+const MAX_ENTRIES_PER_CLIENT: usize = 1024;
+
+/// Least bytes of a cache: any single token fits.
+const MIN_BYTES: usize = 64 * 1024;
+
+/// How many tokens are kept. Whatever is out of bounds is brought within.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Of all clients together. Above it the token that expires first is forgotten.
+    /// Of all clients together, at most 2^25. Above it the token that expires first is forgotten.
     pub entries: usize,
-    /// Of one user with one certificate, so that nobody pushes the others' tokens out by logging in again and again.
+    /// Of one user with one certificate, at most 1024, so that nobody pushes the others' tokens out by logging in
+    /// again and again.
     pub entries_per_client: usize,
+    /// Of memory: an accounted estimate with tables and index. Above it the token that expires first is forgotten.
+    pub bytes: usize,
 }
 
 impl Default for TokenLimits {
-    /// 262,144 tokens take about 128 MiB; 64 of one client are its devices and a day of logins.
+    /// 262,144 tokens, for which 128 MiB are more than enough even with the longest names; 64 of one client are its
+    /// devices and a day of logins.
     fn default() -> Self {
-        Self { entries: 256 * 1024, entries_per_client: 64 }
+        Self { entries: 256 * 1024, entries_per_client: 64, bytes: 256 * 1024 * 1024 }
     }
 }
 
-/// Counters since the start, and how many tokens there are now.
+impl TokenLimits {
+    fn within_bounds(self) -> Self {
+        Self {
+            entries: self.entries.clamp(1, MAX_ENTRIES),
+            entries_per_client: self.entries_per_client.clamp(1, MAX_ENTRIES_PER_CLIENT),
+            bytes: self.bytes.max(MIN_BYTES),
+        }
+    }
+}
+
+/// Counters since the start, and how much there is now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenStats {
     /// Tokens in the cache, expired and revoked ones that were not swept yet included.
     pub entries: u64,
+    /// Users with a certificate, or without one, that have tokens in the cache.
+    pub clients: u64,
+    /// Estimate of what the entries take, with tables and index.
+    pub bytes: u64,
     /// New tokens.
     pub inserted: u64,
     /// Pushed again with the same value to the same client.
@@ -60,21 +89,33 @@ pub struct TokenStats {
 /// Tokens by their keyed hash. All methods take `&self`, return owned data and never wait for anything but a short
 /// lock, so that they may be called from any thread and no guard can live across an `await`.
 ///
-/// A check takes one shard's read lock. Whatever changes the cache takes the index lock first and shard locks under
-/// it, so that index and shards never disagree when the index lock is free.
+/// A check takes one shard's read lock, and allocates nothing. Whatever changes the cache takes the index lock first
+/// and shard locks under it, so that index and shards never disagree when the index lock is free.
 #[derive(Debug)]
 pub struct TokenCache {
-    pepper: hmac::Key,
+    pepper: Pepper,
     limits: TokenLimits,
-    tokens: DashMap<TokenHash, Record>,
+    shards: Vec<Shard>,
     index: Mutex<Index>,
     counters: Counters,
 }
 
-#[derive(Debug, Clone)]
-struct Record {
-    info: TokenInfo,
-    revoked: bool,
+/// On cache lines of its own, so that threads that check different tokens do not slow each other down.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    slots: RwLock<Slots>,
+    checks: Checks,
+}
+
+/// By verdict.
+#[derive(Debug, Default)]
+struct Checks {
+    valid: AtomicU64,
+    unknown: AtomicU64,
+    wrong_client: AtomicU64,
+    expired: AtomicU64,
+    revoked: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -85,29 +126,29 @@ struct Counters {
     evicted: AtomicU64,
     expired: AtomicU64,
     revoked: AtomicU64,
-    valid: AtomicU64,
-    unknown: AtomicU64,
-    wrong_client: AtomicU64,
-    found_expired: AtomicU64,
-    found_revoked: AtomicU64,
 }
 
 impl TokenCache {
-    /// An empty cache with a fresh pepper from `rng`. A limit of 0 counts as 1.
+    /// An empty cache with a fresh pepper from `rng`.
     ///
     /// # Errors
     /// When the operating system gives no random bytes.
     pub fn new(limits: TokenLimits, rng: &dyn SecureRandom) -> Result<Self, ring::error::Unspecified> {
-        Ok(Self {
-            pepper: hmac::Key::generate(hmac::HMAC_SHA256, rng)?,
-            limits: TokenLimits {
-                entries: limits.entries.max(1),
-                entries_per_client: limits.entries_per_client.max(1),
-            },
-            tokens: DashMap::new(),
+        let mut pepper = zeroize::Zeroizing::new([0; Pepper::BYTES]);
+        rng.fill(&mut *pepper)?;
+        Ok(Self::with_pepper(limits, Pepper::new(&pepper)))
+    }
+
+    /// An empty cache with the pepper of an earlier one.
+    #[must_use]
+    pub fn with_pepper(limits: TokenLimits, pepper: Pepper) -> Self {
+        Self {
+            pepper,
+            limits: limits.within_bounds(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             index: Mutex::default(),
             counters: Counters::default(),
-        })
+        }
     }
 
     /// Takes a token that is about to be pushed: call it before the push, so that a client never holds a token that
@@ -123,7 +164,20 @@ impl TokenCache {
         now: UnixSeconds,
         lifetime: Duration,
     ) -> Result<TokenInfo, TokenError> {
-        let result = self.try_insert(token, binding, lineage, now, lifetime);
+        self.insert_issued(token, binding, lineage, now, lifetime, now).map(|(_, info)| info)
+    }
+
+    /// [`Self::insert`] of a token that counts as `issued` at another time if it is new.
+    pub(super) fn insert_issued(
+        &self,
+        token: &Secret<String>,
+        binding: Binding,
+        lineage: Lineage,
+        now: UnixSeconds,
+        lifetime: Duration,
+        issued: UnixSeconds,
+    ) -> Result<(TokenHash, TokenInfo), TokenError> {
+        let result = self.try_insert(token, binding, lineage, now, lifetime, issued);
         if result.is_err() {
             count(&self.counters.refused);
         }
@@ -131,37 +185,59 @@ impl TokenCache {
     }
 
     /// What to answer to a client that presents `token` as its password.
-    pub fn check(&self, token: &Secret<String>, presented: &Binding, now: UnixSeconds) -> TokenVerdict {
-        let verdict = self.verdict(token, presented, now);
+    pub fn check(&self, token: &Secret<String>, presented: &Presented<'_>, now: UnixSeconds) -> TokenVerdict {
+        self.check_with(token, presented, now, |_| false)
+    }
+
+    /// [`Self::check`], where `is_dead` says of a token that is valid whether it was revoked together with others.
+    pub(super) fn check_with(
+        &self,
+        token: &Secret<String>,
+        presented: &Presented<'_>,
+        now: UnixSeconds,
+        is_dead: impl FnOnce(&TokenInfo) -> bool,
+    ) -> TokenVerdict {
+        // What is no token is not looked for; the first shard counts it.
+        let hash = TokenHash::of(&self.pepper, token).ok();
+        let Some(shard) = self.shards.get(hash.as_ref().map_or(0, shard_of)) else {
+            return TokenVerdict::Unknown;
+        };
+        let mut verdict =
+            hash.map_or(TokenVerdict::Unknown, |hash| verdict(&shard.read(), &hash, presented, now));
+        if let TokenVerdict::Valid(info) = &verdict
+            && is_dead(info)
+        {
+            verdict = TokenVerdict::Revoked;
+        }
         count(match &verdict {
-            TokenVerdict::Valid(_) => &self.counters.valid,
-            TokenVerdict::Unknown => &self.counters.unknown,
-            TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => &self.counters.wrong_client,
-            TokenVerdict::Expired => &self.counters.found_expired,
-            TokenVerdict::Revoked => &self.counters.found_revoked,
+            TokenVerdict::Valid(_) => &shard.checks.valid,
+            TokenVerdict::Unknown => &shard.checks.unknown,
+            TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => &shard.checks.wrong_client,
+            TokenVerdict::Expired => &shard.checks.expired,
+            TokenVerdict::Revoked => &shard.checks.revoked,
         });
         verdict
     }
 
     /// Revokes one token by its value; whether it was there and not revoked.
     pub fn revoke(&self, token: &Secret<String>) -> bool {
-        let Ok(hash) = TokenHash::of(&self.pepper, token) else {
-            return false;
-        };
-        let index = self.lock_index();
-        self.revoke_all(&index, &[hash]) == 1
+        TokenHash::of(&self.pepper, token)
+            .is_ok_and(|hash| !self.revoke_named(hash.id(), Some(hash)).is_empty())
+    }
+
+    /// Revokes the token with this public name ([`TokenId`]); whether it was there and not revoked.
+    pub fn revoke_id(&self, id: &str) -> bool {
+        TokenId::parse(id).is_some_and(|id| !self.revoke_named(id, None).is_empty())
     }
 
     /// Revokes every token of `username`, under whatever certificate; how many.
     pub fn revoke_user(&self, username: &str) -> usize {
-        let index = self.lock_index();
-        self.revoke_all(&index, &index.of_user(username))
+        self.revoke_user_before(username, UnixSeconds(u64::MAX))
     }
 
-    /// Revokes every token of one login, in all the sessions that came from it; how many.
+    /// Revokes every token of one login, in all the sessions that came from it; how many. Walks the whole cache.
     pub fn revoke_lineage(&self, lineage: Lineage) -> usize {
-        let index = self.lock_index();
-        self.revoke_all(&index, &index.of_lineage(lineage))
+        self.revoke_where(|record| record.lineage() == lineage)
     }
 
     /// Forgets up to `budget` tokens whose time is over; how many. Call it from a timer; a result of `budget` means
@@ -171,24 +247,142 @@ impl TokenCache {
         (0..budget).take_while(|_| self.forget_expired(&mut index, now)).count()
     }
 
+    /// A page of the tokens that `filter` lets through, in an order that does not change: at most `limit` and
+    /// [`MAX_LISTED`] of those that follow `after`, the last one of the page before. Walks the cache shard by shard
+    /// unless a username is given.
+    pub fn list(&self, filter: &TokenFilter<'_>, limit: usize, after: Option<TokenId>) -> Vec<ListedToken> {
+        let limit = limit.min(MAX_LISTED);
+        let mut page = match filter.username {
+            Some(username) => {
+                let index = self.lock_index();
+                let places = index.of_user(username);
+                places.into_iter().filter_map(|place| self.listed(place)).collect()
+            }
+            None => self.walk_list(filter, limit, after),
+        };
+        page.retain(|token| {
+            filter.matches(&token.info) && after.is_none_or(|after| key(after) < key(token.id))
+        });
+        page.sort_unstable_by_key(|token| key(token.id));
+        page.truncate(limit);
+        page
+    }
+
     /// The counters now. Each is exact; together they are not one moment.
     pub fn stats(&self) -> TokenStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let checks =
+            |of: fn(&Checks) -> &AtomicU64| self.shards.iter().map(|shard| read(of(&shard.checks))).sum();
         let counters = &self.counters;
+        let (entries, clients, bytes) = {
+            let index = self.lock_index();
+            (index.len() as u64, index.clients() as u64, index.bytes() as u64)
+        };
         TokenStats {
-            entries: self.lock_index().len() as u64,
+            entries,
+            clients,
+            bytes,
             inserted: read(&counters.inserted),
             refreshed: read(&counters.refreshed),
             refused: read(&counters.refused),
             evicted: read(&counters.evicted),
             expired: read(&counters.expired),
             revoked: read(&counters.revoked),
-            valid: read(&counters.valid),
-            unknown: read(&counters.unknown),
-            wrong_client: read(&counters.wrong_client),
-            found_expired: read(&counters.found_expired),
-            found_revoked: read(&counters.found_revoked),
+            valid: checks(|checks| &checks.valid),
+            unknown: checks(|checks| &checks.unknown),
+            wrong_client: checks(|checks| &checks.wrong_client),
+            found_expired: checks(|checks| &checks.expired),
+            found_revoked: checks(|checks| &checks.revoked),
         }
+    }
+
+    /// Revokes tokens of `username` that were issued at or before a time; how many.
+    pub(super) fn revoke_user_before(&self, username: &str, before: UnixSeconds) -> usize {
+        let index = self.lock_index();
+        let places = index.of_user(username);
+        places.into_iter().filter(|place| self.revoke_at(*place, |record| record.issued() <= before)).count()
+    }
+
+    /// Revokes what is `dead`, shard by shard; how many. A token that comes meanwhile may be missed.
+    pub(super) fn revoke_where(&self, dead: impl Fn(&Record) -> bool) -> usize {
+        let mut revoked = 0;
+        for shard in &self.shards {
+            // Nobody is kept waiting for longer than one shard takes.
+            let _index = self.lock_index();
+            let mut slots = shard.write();
+            revoked += slots
+                .iter_mut()
+                .filter(|record| dead(record))
+                .filter_map(|r| r.revoke().then_some(()))
+                .count();
+        }
+        self.counters.revoked.fetch_add(revoked as u64, Ordering::Relaxed);
+        revoked
+    }
+
+    /// Revokes by public name, or only the one with `hash`; the tokens that were not revoked yet, and when they were issued.
+    pub(super) fn revoke_named(&self, id: TokenId, hash: Option<TokenHash>) -> Vec<(TokenHash, UnixSeconds)> {
+        let _index = self.lock_index();
+        let at = shard_of_id(id);
+        let Some(shard) = self.shards.get(at) else { return Vec::new() };
+        let slots = shard.read().named(id);
+        let mut revoked = Vec::new();
+        for slot in slots {
+            if self.revoke_at(Place::new(at, slot), |record| hash.is_none_or(|hash| hash == record.hash()))
+                && let Some(record) = shard.read().get(slot)
+            {
+                revoked.push((record.hash(), record.issued()));
+            }
+        }
+        revoked
+    }
+
+    /// The hash of `token` and when it was issued, if it is there.
+    pub(super) fn hash(&self, token: &Secret<String>) -> Option<TokenHash> {
+        TokenHash::of(&self.pepper, token).ok()
+    }
+
+    /// Takes a token from a record of an earlier one. A record of the same value that was issued earlier changes
+    /// nothing, one that was issued at the same time does not undo a revocation: whoever applies the same records
+    /// again, in order and up to any of them, ends with the same.
+    pub(super) fn restore(&self, hash: TokenHash, info: TokenInfo, revoked: bool, now: UnixSeconds) {
+        let mut index = self.lock_index();
+        let mut revoked = revoked;
+        if let Some((place, known)) = self.find(&hash) {
+            if info.issued < known.issued() {
+                return;
+            }
+            revoked |= info.issued == known.issued() && known.is_revoked();
+            self.forget(&mut index, place);
+        }
+        self.make_room(&mut index, &info.binding, now);
+        self.put(&mut index, None, hash, info, revoked);
+    }
+
+    /// Revokes the token with `hash` if it is the one that was issued at that time.
+    pub(super) fn restore_revoked(&self, hash: &TokenHash, issued: UnixSeconds) {
+        let _index = self.lock_index();
+        if let Some((place, _)) = self.find(hash) {
+            self.revoke_at(place, |record| record.issued() == issued);
+        }
+    }
+
+    /// Calls `take` with copies of each shard's records, under no lock.
+    ///
+    /// # Errors
+    /// Those of `take`, at once.
+    pub(super) fn export<E>(&self, mut take: impl FnMut(Vec<Record>) -> Result<(), E>) -> Result<(), E> {
+        for shard in &self.shards {
+            let records: Vec<Record> = shard.read().iter().cloned().collect();
+            take(records)?;
+        }
+        Ok(())
+    }
+
+    /// Tokens, and the bytes of their clients' names, counted once for each token.
+    pub(super) fn extent(&self) -> (usize, usize) {
+        let index = self.lock_index();
+        (index.len(), index.names_of_tokens())
     }
 
     fn try_insert(
@@ -198,105 +392,160 @@ impl TokenCache {
         lineage: Lineage,
         now: UnixSeconds,
         lifetime: Duration,
-    ) -> Result<TokenInfo, TokenError> {
-        binding.validate()?;
+        issued: UnixSeconds,
+    ) -> Result<(TokenHash, TokenInfo), TokenError> {
         if lifetime.is_zero() {
             return Err(TokenError::NoLifetime);
         }
         let hash = TokenHash::of(&self.pepper, token)?;
-        let mut info = TokenInfo { binding, lineage, issued: now, expires: now.after(lifetime) };
+        let expires = now.after(lifetime);
         let mut index = self.lock_index();
-        let known = self.tokens.get(&hash).map(|record| record.clone());
-        match known.filter(|known| now < known.info.expires) {
-            Some(known) if known.revoked => return Err(TokenError::Revoked),
-            Some(known) if known.info.binding.mismatch(&info.binding).is_some() => {
-                return Err(TokenError::BoundToAnother);
-            }
-            Some(known) => {
-                info.issued = known.info.issued;
-                index.remove(hash, &known.info);
+        let known = self.find(&hash);
+        let (mut issued, mut at) = (issued, None);
+        match known {
+            Some((place, known)) if now < known.expires => {
+                if known.is_revoked() {
+                    return Err(TokenError::Revoked);
+                }
+                if known.binding().mismatch(&binding.presented()).is_some() {
+                    return Err(TokenError::BoundToAnother);
+                }
+                issued = known.issued();
+                at = Some(place);
+                index.remove(place, known.expires);
                 count(&self.counters.refreshed);
             }
-            None => {
-                self.forget(&mut index, hash);
-                self.make_room(&mut index, &info, now);
+            known => {
+                if let Some((place, _)) = known {
+                    self.forget(&mut index, place);
+                }
+                self.make_room(&mut index, &binding, now);
                 count(&self.counters.inserted);
             }
         }
-        index.add(hash, &info);
-        self.tokens.insert(hash, Record { info: info.clone(), revoked: false });
-        Ok(info)
+        let info = TokenInfo { binding: Arc::new(binding), lineage, issued, expires };
+        Ok((hash, self.put(&mut index, at, hash, info, false)))
     }
 
-    fn verdict(&self, token: &Secret<String>, presented: &Binding, now: UnixSeconds) -> TokenVerdict {
-        let Ok(hash) = TokenHash::of(&self.pepper, token) else {
-            return TokenVerdict::Unknown;
+    /// Writes a record `at` its place, or at a new one, and adds it to the index.
+    fn put(
+        &self,
+        index: &mut Index,
+        at: Option<Place>,
+        hash: TokenHash,
+        mut info: TokenInfo,
+        revoked: bool,
+    ) -> TokenInfo {
+        let (client, binding, others) = index.intern(info.binding);
+        for place in others {
+            self.with_record(place, |record| record.rebind(Arc::clone(&binding)));
+        }
+        info.binding = binding;
+        let record = Record::new(hash, info.clone(), revoked);
+        let place = match at {
+            Some(place) => {
+                self.with_record(place, |known| *known = record);
+                place
+            }
+            None => {
+                let shard = shard_of(&hash);
+                let slot = self.shards.get(shard).map_or(0, |shard| shard.write().insert(record));
+                Place::new(shard, slot)
+            }
         };
-        let Some(record) = self.tokens.get(&hash) else {
-            return TokenVerdict::Unknown;
-        };
-        if let Some(mismatch) = record.info.binding.mismatch(presented) {
-            return mismatch;
-        }
-        if record.revoked {
-            return TokenVerdict::Revoked;
-        }
-        if now >= record.info.expires {
-            return TokenVerdict::Expired;
-        }
-        TokenVerdict::Valid(record.info.clone())
+        index.add(place, client, info.expires);
+        info
+    }
+
+    fn find(&self, hash: &TokenHash) -> Option<(Place, Record)> {
+        let at = shard_of(hash);
+        let slots = self.shards.get(at)?.read();
+        slots.find(hash).map(|(slot, record)| (Place::new(at, slot), record.clone()))
+    }
+
+    fn with_record<T>(&self, place: Place, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
+        self.shards.get(place.shard())?.write().get_mut(place.slot()).map(change)
     }
 
     /// A revoked token stays until its time is over, so that it can be told from an unknown one and its value cannot
-    /// be pushed again.
-    fn revoke_all(&self, _index: &Index, hashes: &[TokenHash]) -> usize {
-        let mut revoked = 0;
-        for hash in hashes {
-            if let Some(mut record) = self.tokens.get_mut(hash)
-                && !record.revoked
-            {
-                record.revoked = true;
-                count(&self.counters.revoked);
-                revoked += 1;
-            }
+    /// be pushed again. Call it under the index lock.
+    fn revoke_at(&self, place: Place, dead: impl FnOnce(&Record) -> bool) -> bool {
+        let revoked = self.with_record(place, |record| dead(record) && record.revoke()) == Some(true);
+        if revoked {
+            count(&self.counters.revoked);
         }
         revoked
     }
 
-    /// Forgets tokens until one more of `info`'s client fits.
-    fn make_room(&self, index: &mut Index, info: &TokenInfo, now: UnixSeconds) {
-        while index.len() >= self.limits.entries && self.forget_expired(index, now) {}
-        while let (count_now, Some(first)) = index.of_client(info)
-            && count_now >= self.limits.entries_per_client
+    /// Forgets tokens until one more of `binding`'s client fits.
+    fn make_room(&self, index: &mut Index, binding: &Binding, now: UnixSeconds) {
+        let is_full = |index: &Index| {
+            index.len() >= self.limits.entries || index.bytes() + index.cost(binding) > self.limits.bytes
+        };
+        while is_full(index) && self.forget_expired(index, now) {}
+        while let Some(client) = index.client(&binding.presented())
+            && index.count(client) >= self.limits.entries_per_client
+            && let Some(first) = self.first_due(index.tokens(client))
         {
             self.evict(index, first, now);
         }
-        while index.len() >= self.limits.entries
+        while is_full(index)
             && let Some((_, first)) = index.next_due()
         {
             self.evict(index, first, now);
         }
     }
 
-    fn evict(&self, index: &mut Index, hash: TokenHash, now: UnixSeconds) {
-        let expired = self.forget(index, hash).is_some_and(|info| now >= info.expires);
+    /// Of one client's tokens, the one that expires first.
+    fn first_due(&self, places: Vec<Place>) -> Option<Place> {
+        places.into_iter().min_by_key(|place| {
+            let slots = self.shards.get(place.shard()).map(Shard::read);
+            slots.and_then(|slots| slots.get(place.slot()).map(|record| record.expires))
+        })
+    }
+
+    fn evict(&self, index: &mut Index, place: Place, now: UnixSeconds) {
+        let expired = self.forget(index, place).is_some_and(|expires| now >= expires);
         count(if expired { &self.counters.expired } else { &self.counters.evicted });
     }
 
     fn forget_expired(&self, index: &mut Index, now: UnixSeconds) -> bool {
         match index.next_due() {
-            Some((expires, hash)) if now >= expires => {
-                self.evict(index, hash, now);
+            Some((expires, place)) if now >= expires => {
+                self.evict(index, place, now);
                 true
             }
             _ => false,
         }
     }
 
-    fn forget(&self, index: &mut Index, hash: TokenHash) -> Option<TokenInfo> {
-        let (_, record) = self.tokens.remove(&hash)?;
-        index.remove(hash, &record.info);
-        Some(record.info)
+    fn forget(&self, index: &mut Index, place: Place) -> Option<UnixSeconds> {
+        let record = self.shards.get(place.shard())?.write().remove(place.slot())?;
+        index.remove(place, record.expires);
+        Some(record.expires)
+    }
+
+    fn listed(&self, place: Place) -> Option<ListedToken> {
+        self.shards.get(place.shard())?.read().get(place.slot()).map(ListedToken::of)
+    }
+
+    fn walk_list(&self, filter: &TokenFilter<'_>, limit: usize, after: Option<TokenId>) -> Vec<ListedToken> {
+        let mut page = Vec::new();
+        for shard in self.shards.iter().skip(after.map_or(0, shard_of_id)) {
+            let mut more: Vec<ListedToken> = shard
+                .read()
+                .iter()
+                .filter(|record| after.is_none_or(|after| key(after) < key(record.hash().id())))
+                .filter(|record| filter.matches_binding(record.binding()))
+                .map(ListedToken::of)
+                .collect();
+            more.sort_unstable_by_key(|token| key(token.id));
+            page.append(&mut more);
+            if page.len() >= limit {
+                break;
+            }
+        }
+        page
     }
 
     /// A panic under the lock cannot leave a half-done change that matters: the worst is a token that is forgotten
@@ -304,6 +553,46 @@ impl TokenCache {
     fn lock_index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Shard {
+    fn read(&self) -> RwLockReadGuard<'_, Slots> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Slots> {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn verdict(slots: &Slots, hash: &TokenHash, presented: &Presented<'_>, now: UnixSeconds) -> TokenVerdict {
+    let Some((_, record)) = slots.find(hash) else {
+        return TokenVerdict::Unknown;
+    };
+    if let Some(mismatch) = record.binding().mismatch(presented) {
+        return mismatch;
+    }
+    if record.is_revoked() {
+        return TokenVerdict::Revoked;
+    }
+    if now >= record.expires {
+        return TokenVerdict::Expired;
+    }
+    TokenVerdict::Valid(record.info())
+}
+
+fn shard_of(hash: &TokenHash) -> usize {
+    shard_of_id(hash.id())
+}
+
+/// Bits that the tables inside the shards use neither for the bucket nor for the tag.
+fn shard_of_id(id: TokenId) -> usize {
+    (id.0 >> 40) as usize % SHARDS
+}
+
+/// The order of a list: shard by shard.
+fn key(id: TokenId) -> (usize, TokenId) {
+    (shard_of_id(id), id)
 }
 
 fn count(counter: &AtomicU64) {
@@ -321,7 +610,8 @@ mod tests {
     const T0: UnixSeconds = UnixSeconds(1_700_000_000);
 
     fn cache(entries: usize, entries_per_client: usize) -> TokenCache {
-        TokenCache::new(TokenLimits { entries, entries_per_client }, &SystemRandom::new()).unwrap()
+        let limits = TokenLimits { entries, entries_per_client, bytes: usize::MAX };
+        TokenCache::new(limits, &SystemRandom::new()).unwrap()
     }
 
     fn token(value: &str) -> Secret<String> {
@@ -330,11 +620,18 @@ mod tests {
 
     fn of(username: &str, certificate: Option<u8>) -> Binding {
         let common_name = format!("{username}.example");
-        Binding {
-            username: username.to_owned(),
-            certificate: certificate.map(|byte| [byte; 32]),
-            common_name,
-        }
+        Binding::new(username, certificate.map(|byte| [byte; 32]), &common_name).unwrap()
+    }
+
+    fn records(cache: &TokenCache) -> Vec<Record> {
+        let mut all = Vec::new();
+        cache
+            .export(|mut records| {
+                all.append(&mut records);
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+        all
     }
 
     fn later(seconds: u64) -> UnixSeconds {
@@ -347,7 +644,7 @@ mod tests {
         let alice = of("alice", Some(1));
         let info = cache.insert(&token("t0ken"), alice.clone(), Lineage(7), T0, HOUR).unwrap();
         assert_eq!((info.lineage, info.issued, info.expires), (Lineage(7), T0, later(3600)));
-        let check = |value, who: &Binding| cache.check(&token(value), who, later(1));
+        let check = |value, who: &Binding| cache.check(&token(value), &who.presented(), later(1));
         assert_eq!(check("t0ken", &alice), TokenVerdict::Valid(info));
         assert_eq!(check("t0ke", &alice), TokenVerdict::Unknown);
         assert_eq!(check("T0ken", &alice), TokenVerdict::Unknown);
@@ -364,11 +661,14 @@ mod tests {
         let cache = cache(10, 10);
         let alice = of("alice", None);
         cache.insert(&token("t0ken"), alice.clone(), Lineage(1), T0, HOUR).unwrap();
-        assert!(matches!(cache.check(&token("t0ken"), &alice, later(3599)), TokenVerdict::Valid(_)));
-        assert_eq!(cache.check(&token("t0ken"), &alice, later(3600)), TokenVerdict::Expired);
+        assert!(matches!(
+            cache.check(&token("t0ken"), &alice.presented(), later(3599)),
+            TokenVerdict::Valid(_)
+        ));
+        assert_eq!(cache.check(&token("t0ken"), &alice.presented(), later(3600)), TokenVerdict::Expired);
         assert_eq!(cache.sweep(later(3599), 10), 0);
         assert_eq!(cache.sweep(later(3600), 10), 1);
-        assert_eq!(cache.check(&token("t0ken"), &alice, later(3600)), TokenVerdict::Unknown);
+        assert_eq!(cache.check(&token("t0ken"), &alice.presented(), later(3600)), TokenVerdict::Unknown);
         let stats = cache.stats();
         assert_eq!((stats.entries, stats.expired, stats.evicted), (0, 1, 0));
     }
@@ -382,13 +682,16 @@ mod tests {
         assert_eq!((info.issued, info.expires, info.lineage), (T0, later(5400), Lineage(2)));
         assert_eq!(cache.stats().entries, 1);
         assert_eq!(cache.sweep(later(3600), 10), 0);
-        assert!(matches!(cache.check(&token("t0ken"), &alice, later(5399)), TokenVerdict::Valid(_)));
+        assert!(matches!(
+            cache.check(&token("t0ken"), &alice.presented(), later(5399)),
+            TokenVerdict::Valid(_)
+        ));
         assert_eq!(cache.revoke_lineage(Lineage(1)), 0);
         let other = cache.insert(&token("t0ken"), of("mallory", Some(1)), Lineage(3), later(1), HOUR);
         assert_eq!(other, Err(TokenError::BoundToAnother));
         // Once it is over, the value is free for anybody.
         cache.insert(&token("t0ken"), of("bob", None), Lineage(4), later(5400), HOUR).unwrap();
-        assert_eq!(cache.check(&token("t0ken"), &alice, later(5401)), TokenVerdict::WrongUser);
+        assert_eq!(cache.check(&token("t0ken"), &alice.presented(), later(5401)), TokenVerdict::WrongUser);
         let stats = cache.stats();
         assert_eq!((stats.inserted, stats.refreshed, stats.refused, stats.entries), (2, 1, 1, 1));
     }
@@ -414,7 +717,7 @@ mod tests {
         assert!(cache.revoke(&token("c3")));
         assert!(!cache.revoke(&token("c3")));
         assert!(!cache.revoke(&token("c4")));
-        let check = |value, who: &Binding| cache.check(&token(value), who, later(1));
+        let check = |value, who: &Binding| cache.check(&token(value), &who.presented(), later(1));
         assert_eq!(check("a3", &of("alice", None)), TokenVerdict::Revoked);
         assert_eq!(check("c1", &of("carol", Some(3))), TokenVerdict::Revoked);
         assert!(matches!(check("b1", &of("alicf", Some(1))), TokenVerdict::Valid(_)));
@@ -434,15 +737,15 @@ mod tests {
         cache.insert(&token("b1"), bob.clone(), Lineage(2), T0, HOUR / 2).unwrap();
         // A third one of alice's costs alice one, not bob.
         cache.insert(&token("a3"), alice.clone(), Lineage(1), later(1), HOUR).unwrap();
-        assert_eq!(cache.check(&token("a2"), &alice, later(2)), TokenVerdict::Unknown);
-        assert!(matches!(cache.check(&token("b1"), &bob, later(2)), TokenVerdict::Valid(_)));
+        assert_eq!(cache.check(&token("a2"), &alice.presented(), later(2)), TokenVerdict::Unknown);
+        assert!(matches!(cache.check(&token("b1"), &bob.presented(), later(2)), TokenVerdict::Valid(_)));
         // A fourth client costs the first to expire, of all.
         cache.insert(&token("c1"), of("carol", None), Lineage(3), later(2), HOUR).unwrap();
-        assert_eq!(cache.check(&token("b1"), &bob, later(3)), TokenVerdict::Unknown);
+        assert_eq!(cache.check(&token("b1"), &bob.presented(), later(3)), TokenVerdict::Unknown);
         assert_eq!((cache.stats().entries, cache.stats().evicted), (3, 2));
         // What is expired goes first and is no eviction.
         cache.insert(&token("b2"), bob.clone(), Lineage(2), later(3602), HOUR).unwrap();
-        assert!(matches!(cache.check(&token("a1"), &alice, later(3602)), TokenVerdict::Valid(_)));
+        assert!(matches!(cache.check(&token("a1"), &alice.presented(), later(3602)), TokenVerdict::Valid(_)));
         assert_eq!((cache.stats().evicted, cache.stats().expired), (2, 1));
     }
 
@@ -453,7 +756,7 @@ mod tests {
         for len in 0..=200 {
             let value = token(&"x".repeat(len));
             let taken = cache.insert(&value, alice.clone(), Lineage(1), T0, HOUR);
-            let found = cache.check(&value, &alice, T0);
+            let found = cache.check(&value, &alice.presented(), T0);
             if (1..=127).contains(&len) {
                 assert!(taken.is_ok() && matches!(found, TokenVerdict::Valid(_)), "{len}");
             } else {
@@ -467,7 +770,7 @@ mod tests {
                 assert!(taken.is_ok(), "{byte:#x}");
             } else {
                 assert_eq!(taken, Err(TokenError::Byte { byte, at: 2 }));
-                assert_eq!(cache.check(&value, &alice, T0), TokenVerdict::Unknown);
+                assert_eq!(cache.check(&value, &alice.presented(), T0), TokenVerdict::Unknown);
             }
         }
         for (value, byte) in [("#a", b'#'), (";a", b';'), ("é", 0xc3), ("\0", 0), ("\u{7f}", 0x7f)] {
@@ -475,11 +778,13 @@ mod tests {
             assert_eq!(taken, Err(TokenError::Byte { byte, at: 0 }));
         }
         // A NUL in the name of who presents it does not cut the comparison short.
-        assert_eq!(cache.check(&token("x"), &of("alice\0x", None), T0), TokenVerdict::WrongUser);
-        let nobody = of("", None);
-        assert_eq!(cache.insert(&token("t"), nobody, Lineage(1), T0, HOUR), Err(TokenError::Unbound));
-        let long = of(&"x".repeat(250), None);
-        assert_eq!(cache.insert(&token("t"), long, Lineage(1), T0, HOUR), Err(TokenError::NameTooLong));
+        assert_eq!(cache.check(&token("x"), &of("alice\0x", None).presented(), T0), TokenVerdict::WrongUser);
+        // Neither can a client without a name and a certificate use one.
+        let nobody = Presented { username: "", certificate: None };
+        assert_eq!(cache.check(&token("x"), &nobody, T0), TokenVerdict::WrongUser);
+        let long = "x".repeat(1000);
+        let presented = Presented { username: &long, certificate: None };
+        assert_eq!(cache.check(&token("x"), &presented, T0), TokenVerdict::WrongUser);
         let no_time = cache.insert(&token("t"), alice.clone(), Lineage(1), T0, Duration::ZERO);
         assert_eq!(no_time, Err(TokenError::NoLifetime));
         let forever = cache.insert(&token("t"), alice, Lineage(1), T0, Duration::MAX).unwrap();
@@ -522,10 +827,10 @@ mod tests {
                         let value = token(&format!("t-{thread}-{}", round % 25));
                         let result = cache.insert(&value, me.clone(), Lineage(thread), now, HOUR / 60);
                         if result.is_ok() {
-                            let found = cache.check(&value, &me, now);
+                            let found = cache.check(&value, &me.presented(), now);
                             // Another thread's clock may be ahead: then this one is forgotten early.
                             assert!(
-                                matches!(&found, TokenVerdict::Valid(info) if info.binding == me)
+                                matches!(&found, TokenVerdict::Valid(info) if *info.binding == me)
                                     || found == TokenVerdict::Unknown,
                                 "{found:?}"
                             );
@@ -533,15 +838,21 @@ mod tests {
                             assert_eq!(result, Err(TokenError::Revoked));
                         }
                         let theirs = token(&format!("t-{}-{}", (thread + 1) % THREADS, round % 25));
-                        assert!(!matches!(cache.check(&theirs, &me, now), TokenVerdict::Valid(_)));
-                        assert!(!matches!(cache.check(&theirs, &neighbour, now), TokenVerdict::Valid(_)));
+                        assert!(!matches!(
+                            cache.check(&theirs, &me.presented(), now),
+                            TokenVerdict::Valid(_)
+                        ));
+                        assert!(!matches!(
+                            cache.check(&theirs, &neighbour.presented(), now),
+                            TokenVerdict::Valid(_)
+                        ));
                         match round % 16 {
                             3 => {
                                 cache.sweep(now, 4);
                             }
                             7 => {
-                                cache.revoke_user(&me.username);
-                                let found = cache.check(&value, &me, now);
+                                cache.revoke_user(me.username());
+                                let found = cache.check(&value, &me.presented(), now);
                                 assert!(
                                     matches!(found, TokenVerdict::Revoked | TokenVerdict::Unknown),
                                     "{found:?}"
@@ -558,11 +869,109 @@ mod tests {
             }
         });
         let stats = cache.stats();
-        assert_eq!(stats.entries as usize, cache.tokens.len());
+        assert_eq!(stats.entries as usize, records(&cache).len());
         assert_eq!(stats.inserted + stats.refreshed + stats.refused, THREADS * ROUNDS);
         assert!(stats.valid > 0 && stats.revoked > 0);
         while cache.sweep(UnixSeconds(u64::MAX), 7) == 7 {}
-        assert_eq!((cache.stats().entries, cache.tokens.len()), (0, 0));
+        assert_eq!((cache.stats().entries, records(&cache).len()), (0, 0));
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_accounted() {
+        let limits = TokenLimits { entries: 1 << 20, entries_per_client: 8, bytes: 0 };
+        let cache = TokenCache::new(limits, &SystemRandom::new()).unwrap();
+        for number in 0..2000u64 {
+            let who = of(&format!("{number}{}", "x".repeat(200)), Some(1));
+            cache.insert(&token(&format!("t{number}")), who, Lineage(1), later(number), HOUR).unwrap();
+            let bytes = cache.stats().bytes;
+            assert!(bytes <= MIN_BYTES as u64, "{bytes}");
+        }
+        let stats = cache.stats();
+        assert!((50..300).contains(&stats.entries), "{stats:?}");
+        assert_eq!((stats.evicted, stats.clients), (2000 - stats.entries, stats.entries));
+        while cache.sweep(UnixSeconds(u64::MAX), 7) == 7 {}
+        assert_eq!((cache.stats().bytes, cache.stats().clients, cache.extent()), (0, 0, (0, 0)));
+    }
+
+    #[test]
+    fn a_new_common_name_is_all_the_clients_tokens() {
+        let cache = cache(10, 10);
+        let named = |common_name| Binding::new("alice", Some([1; 32]), common_name).unwrap();
+        cache.insert(&token("a1"), named("old"), Lineage(1), T0, HOUR).unwrap();
+        cache.insert(&token("a2"), named("newer name"), Lineage(1), T0, HOUR).unwrap();
+        for value in ["a1", "a2"] {
+            let found = cache.check(&token(value), &named("").presented(), T0);
+            assert!(matches!(found, TokenVerdict::Valid(info) if info.binding.common_name() == "newer name"));
+        }
+        assert_eq!(cache.extent(), (2, 2 * "alicenewer name".len()));
+    }
+
+    #[test]
+    fn a_list_has_pages_and_its_names_revoke() {
+        let cache = cache(1000, 1000);
+        for number in 0..300u64 {
+            let who = of(["alice", "bob", "carol"][number as usize % 3], Some(number as u8 % 2));
+            cache.insert(&token(&format!("t{number}")), who, Lineage(1), T0, HOUR).unwrap();
+        }
+        let pages = |filter: TokenFilter<'_>, limit| {
+            let (mut all, mut after) = (Vec::<ListedToken>::new(), None);
+            loop {
+                let page = cache.list(&filter, limit, after);
+                assert!(page.len() <= limit);
+                let Some(last) = page.last() else { break all };
+                after = Some(last.id);
+                all.extend(page);
+            }
+        };
+        for (filter, expected) in [
+            (TokenFilter::default(), 300),
+            (TokenFilter { username: Some("bob"), common_name: None }, 100),
+            (TokenFilter { username: None, common_name: Some("bob.example") }, 100),
+            (TokenFilter { username: Some("bob"), common_name: Some("carol.example") }, 0),
+            (TokenFilter { username: Some("nobody"), common_name: None }, 0),
+        ] {
+            let all = pages(filter, 7);
+            let mut ids: Vec<_> = all.iter().map(|token| token.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!((all.len(), ids.len()), (expected, expected), "{filter:?}");
+            assert!(all.iter().all(|token| filter.matches(&token.info)));
+            assert_eq!(pages(filter, MAX_LISTED), all);
+        }
+        let one = cache.list(&TokenFilter::default(), 1, None).remove(0);
+        assert!(cache.revoke_id(&one.id.to_string()));
+        assert!(!cache.revoke_id(&one.id.to_string()));
+        assert!(!cache.revoke_id("0000000000000000") && !cache.revoke_id("t1") && !cache.revoke_id(""));
+        assert!(cache.list(&TokenFilter::default(), 1, None).remove(0).revoked);
+        assert_eq!(cache.stats().revoked, 1);
+        // Its name is no token.
+        let found = cache.check(&token(&one.id.to_string()), &one.info.binding.presented(), T0);
+        assert_eq!(found, TokenVerdict::Unknown);
+    }
+
+    #[test]
+    fn records_restore_the_same_whatever_is_applied_again() {
+        let source = cache(10, 10);
+        let alice = of("alice", None);
+        let info = source.insert(&token("a1"), alice.clone(), Lineage(1), T0, HOUR).unwrap();
+        source.insert(&token("a2"), alice.clone(), Lineage(1), T0, HOUR).unwrap();
+        let copy = TokenCache::with_pepper(source.limits, source.pepper.clone());
+        let hash = source.hash(&token("a1")).unwrap();
+        for _ in 0..2 {
+            for record in records(&source) {
+                copy.restore(record.hash(), record.info(), record.is_revoked(), T0);
+            }
+            copy.restore_revoked(&hash, T0);
+        }
+        assert_eq!(copy.check(&token("a1"), &alice.presented(), T0), TokenVerdict::Revoked);
+        assert!(matches!(copy.check(&token("a2"), &alice.presented(), T0), TokenVerdict::Valid(_)));
+        // The value is over and comes anew; what is said of its first life changes nothing.
+        let again = TokenInfo { issued: later(3600), expires: later(7200), ..info.clone() };
+        copy.restore(hash, again.clone(), false, T0);
+        copy.restore(hash, info, true, T0);
+        copy.restore_revoked(&hash, T0);
+        assert_eq!(copy.check(&token("a1"), &alice.presented(), later(3601)), TokenVerdict::Valid(again));
+        assert_eq!((copy.stats().entries, copy.extent()), (2, source.extent()));
     }
 
     #[derive(Debug, Clone)]
@@ -617,7 +1026,7 @@ mod tests {
                         }
                     }
                     Step::Check { value, user } => {
-                        let found = cache.check(&token(&format!("t{value}")), &named(user), now);
+                        let found = cache.check(&token(&format!("t{value}")), &named(user).presented(), now);
                         match (found, pushed.get(&value)) {
                             (TokenVerdict::Valid(info), Some((owner, lineage, expires, revoked))) => {
                                 prop_assert_eq!((user, *revoked), (*owner, false));
@@ -632,7 +1041,7 @@ mod tests {
                         }
                     }
                     Step::RevokeUser(user) => {
-                        cache.revoke_user(&named(user).username);
+                        cache.revoke_user(named(user).username());
                         pushed.values_mut().filter(|(owner, ..)| *owner == user).for_each(|entry| entry.3 = true);
                     }
                     Step::RevokeLineage(lineage) => {
@@ -644,13 +1053,19 @@ mod tests {
                     }
                     Step::Wait(seconds) => now = UnixSeconds(now.0 + u64::from(seconds)),
                 }
+                let all = records(&cache);
                 let index = cache.lock_index();
                 prop_assert!(index.len() <= LIMITS.0);
-                prop_assert_eq!(index.len(), cache.tokens.len());
-                for entry in &cache.tokens {
-                    prop_assert!(index.of_lineage(entry.info.lineage).contains(entry.key()));
-                    prop_assert!(index.of_user(&entry.info.binding.username).contains(entry.key()));
-                    prop_assert!(index.of_client(&entry.info).0 <= LIMITS.1);
+                prop_assert_eq!(index.len(), all.len());
+                prop_assert_eq!(index.next_due().map(|(due, _)| due), all.iter().map(|r| r.expires).min());
+                prop_assert_eq!(index.names_of_tokens(), all.iter().map(|r| r.binding().names_len()).sum::<usize>());
+                for record in &all {
+                    let (place, _) = cache.find(&record.hash()).unwrap();
+                    prop_assert!(index.of_user(record.binding().username()).contains(&place));
+                    let client = index.client(&record.binding().presented()).unwrap();
+                    prop_assert!(index.tokens(client).contains(&place));
+                    prop_assert_eq!(index.tokens(client).len(), index.count(client));
+                    prop_assert!(index.count(client) <= LIMITS.1);
                 }
             }
         }

@@ -1,17 +1,14 @@
 //! What is known of a token, and the answers about it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use subtle::ConstantTimeEq as _;
 use tessera_proto::Secret;
-use zeroize::Zeroizing;
+
+use super::binding::{Binding, MAX_NAME_BYTES};
 
 /// Longest token: stock clients keep it in 128 bytes with a terminating NUL.
 const MAX_TOKEN_BYTES: usize = 127;
-
-/// Longest username or common name. Either is at most 127 bytes when it comes from a client; the rest is for names
-/// that a hook sets.
-const MAX_NAME_BYTES: usize = 255;
 
 /// Seconds since 1970, as read from the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -30,47 +27,11 @@ impl UnixSeconds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lineage(pub u64);
 
-/// Whom a token is for. Names are compared byte by byte, before any mapping of characters.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Binding {
-    /// As the client sends it with the token. Empty where certificates alone tell users apart.
-    pub username: String,
-    /// SHA-256 of the client's certificate; `None` for a client without one.
-    pub certificate: Option<[u8; 32]>,
-    /// For lists and logs; it is not compared, as it follows from the certificate or the username.
-    pub common_name: String,
-}
-
-impl Binding {
-    /// What a token that is bound to `self` says about a client that is `presented`.
-    pub(super) fn mismatch(&self, presented: &Self) -> Option<TokenVerdict> {
-        if !bool::from(self.username.as_bytes().ct_eq(presented.username.as_bytes())) {
-            return Some(TokenVerdict::WrongUser);
-        }
-        let same = match (&self.certificate, &presented.certificate) {
-            (Some(bound), Some(shown)) => bound.ct_eq(shown).into(),
-            (None, None) => true,
-            _ => false,
-        };
-        (!same).then_some(TokenVerdict::WrongCertificate)
-    }
-
-    pub(super) const fn validate(&self) -> Result<(), TokenError> {
-        if self.username.len() > MAX_NAME_BYTES || self.common_name.len() > MAX_NAME_BYTES {
-            return Err(TokenError::NameTooLong);
-        }
-        if self.username.is_empty() && self.certificate.is_none() {
-            return Err(TokenError::Unbound);
-        }
-        Ok(())
-    }
-}
-
 /// A token's data, without the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenInfo {
-    /// Whom it is for.
-    pub binding: Binding,
+    /// Whom it is for. All tokens of a client share it, and with it the common name of the latest of them.
+    pub binding: Arc<Binding>,
     /// The login that it came from.
     pub lineage: Lineage,
     /// When the value was first pushed.
@@ -143,40 +104,5 @@ pub(super) fn validate_token(token: &Secret<String>) -> Result<(), TokenError> {
         // One byte of a value that is refused tells nothing about a token in use.
         Some((at, byte)) => Err(TokenError::Byte { byte: *byte, at }),
         None => Ok(()),
-    }
-}
-
-/// HMAC-SHA256 of a token: the only form in which a token is kept. Compares in constant time.
-#[derive(Clone, Copy, PartialOrd, Ord)]
-pub(super) struct TokenHash([u8; 32]);
-
-impl TokenHash {
-    /// `None` when `token` cannot be one.
-    pub(super) fn of(pepper: &ring::hmac::Key, token: &Secret<String>) -> Result<Self, TokenError> {
-        validate_token(token)?;
-        let tag = ring::hmac::sign(pepper, token.expose().as_bytes());
-        let mut hash = Zeroizing::new([0; 32]);
-        hash.copy_from_slice(tag.as_ref());
-        Ok(Self(*hash))
-    }
-}
-
-impl PartialEq for TokenHash {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl Eq for TokenHash {}
-
-impl std::hash::Hash for TokenHash {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
-impl std::fmt::Debug for TokenHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[hash]")
     }
 }

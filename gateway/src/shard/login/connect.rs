@@ -7,7 +7,6 @@ use std::time::Duration;
 use tessera_proto::session::{Authenticated, Close, PushConfig};
 use tracing::{info, warn};
 
-use super::credentials::binding;
 use super::{Login, Stop};
 use crate::clock;
 use crate::config::{Ifconfig4, TokenVerify};
@@ -20,7 +19,7 @@ use crate::routes::Prefix;
 use crate::shard::client::{Account, Client};
 use crate::shard::farewell::{Resources, learned};
 use crate::shard::renewal::OwnTokens;
-use crate::tokens::{Lineage, UnixSeconds};
+use crate::tokens::{Binding, Lineage, UnixSeconds};
 
 /// Extra time that a client which takes over another's name waits for the other's farewell, beyond one hook.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -223,7 +222,8 @@ impl Login<'_> {
         let now = UnixSeconds(clock::unix_seconds());
         let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
         let lineage = Lineage(now.0);
-        let taken = self.shard.tokens.insert(token, binding(account, username), lineage, now, lifetime);
+        let taken = Binding::new(username, account.owner.certificate, &account.common_name)
+            .and_then(|binding| self.shard.vault.insert(token, binding, lineage, now, lifetime));
         match (taken, self.config().tessera.token_verify) {
             (Ok(_), _) => Ok(()),
             // The hook judges tokens by itself; the cache is only a witness.

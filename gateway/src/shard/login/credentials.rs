@@ -11,7 +11,9 @@ use crate::hooks::Env;
 use crate::shard::client::Account;
 use crate::shard::renewal::OwnTokens;
 use crate::shard::state::system_rng;
-use crate::tokens::{Binding, Holder, Judgement, TokenGenerator, TokenVerdict, UnixSeconds};
+use crate::tokens::{
+    Holder, Judgement, Presented, Subject, TokenGenerator, TokenVerdict, UnixSeconds,
+};
 
 impl Login<'_> {
     /// Lets a token in that the gateway can judge by itself; everything else is put to whoever checks passwords. Gives
@@ -73,6 +75,17 @@ impl Login<'_> {
     fn settled_by_token(&self, judgement: &Judgement, account: &Account) -> Result<bool, Stop> {
         let (remote, name) = (self.path.remote, account.common_name.as_str());
         let external = self.config().auth.gen_token.as_ref().is_some_and(|token| token.external_auth);
+        if let Some(token) = judgement.token()
+            && self.shard.vault.is_revoked(&Subject {
+                session: Some(token.session.0),
+                username: &account.username,
+                certificate: account.owner.certificate,
+                issued: UnixSeconds(token.issued.0),
+            })
+        {
+            warn!(%remote, name, session = %token.session, "TLS Auth Error: the token was revoked");
+            return Err(Stop::session("token revoked"));
+        }
         match judgement {
             Judgement::NoToken => Ok(false),
             Judgement::NotYet(token) => {
@@ -101,9 +114,10 @@ impl Login<'_> {
             return Ok(false);
         }
         let remote = self.path.remote;
-        let binding = binding(account, &request.username);
+        let certificate = account.owner.certificate.as_ref();
+        let presented = Presented { username: &request.username, certificate };
         let now = UnixSeconds(clock::unix_seconds());
-        match self.shard.tokens.check(&request.password, &binding, now) {
+        match self.shard.vault.check(&request.password, &presented, now) {
             TokenVerdict::Valid(_) => {
                 info!(%remote, name = account.common_name, "token accepted from the cache");
                 Ok(true)
@@ -126,12 +140,4 @@ impl Login<'_> {
 struct Judged {
     judgement: Judgement,
     own: OwnTokens,
-}
-
-pub(super) fn binding(account: &Account, username: &str) -> Binding {
-    Binding {
-        username: username.to_owned(),
-        certificate: account.owner.certificate,
-        common_name: account.common_name.clone(),
-    }
 }

@@ -1,0 +1,136 @@
+//! Checks of the token cache with a million entries, and what an entry takes.
+//!
+//!     cargo bench -p tesserad --bench token_cache
+//!
+//! One iteration is one check: of ten tokens eight are valid, one is unknown and one is another client's. With two threads
+//! each does half of the iterations, so a second core that helps fully halves the time.
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a benchmark says what it measured, and may fail"
+)]
+
+use std::fs;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use ring::rand::SystemRandom;
+use tessera_proto::Secret;
+use tesserad::clock;
+use tesserad::tokens::{Binding, Lineage, Presented, TokenCache, TokenLimits, TokenVerdict, UnixSeconds};
+
+const ENTRIES: u64 = 1_000_000;
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+/// Coprime with the number of entries: visits all of them in an order that no cache likes.
+const STRIDE: u64 = 618_033_989;
+
+struct Probe {
+    token: Secret<String>,
+    username: String,
+    certificate: [u8; 32],
+    is_valid: bool,
+}
+
+fn main() {
+    for tokens_per_client in [4, 1] {
+        let before = resident_bytes();
+        let cache = filled(tokens_per_client);
+        let (stats, grown) = (cache.stats(), resident_bytes() - before);
+        assert_eq!((stats.entries, stats.evicted), (ENTRIES, 0));
+        println!(
+            "{ENTRIES} tokens of {} clients: {} bytes of resident memory per entry, {} accounted",
+            stats.clients,
+            grown / ENTRIES,
+            stats.bytes / ENTRIES
+        );
+        if tokens_per_client == 1 {
+            measure(&cache);
+        }
+    }
+}
+
+fn measure(cache: &TokenCache) {
+    let probes: Vec<Probe> = (0..ENTRIES).map(|number| probe(number * STRIDE % ENTRIES)).collect();
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_secs(2))
+        .measurement_time(Duration::from_secs(6))
+        .sample_size(30)
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("token_cache/check");
+    group.throughput(Throughput::Elements(1));
+    for threads in [1, 2] {
+        group.bench_function(format!("{threads} threads"), |bencher| {
+            bencher.iter_custom(|iterations| timed(cache, &probes, iterations, threads));
+        });
+    }
+    group.finish();
+    criterion.final_summary();
+}
+
+/// How long it takes `threads` together to do `iterations`.
+fn timed(cache: &TokenCache, probes: &[Probe], iterations: u64, threads: u64) -> Duration {
+    let start = clock::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let skip = (thread * ENTRIES / threads) as usize;
+            let share = (iterations / threads) as usize;
+            scope.spawn(move || {
+                for probe in probes.iter().cycle().skip(skip).take(share) {
+                    let presented =
+                        Presented { username: &probe.username, certificate: Some(&probe.certificate) };
+                    let verdict = cache.check(black_box(&probe.token), &presented, NOW);
+                    assert_eq!(matches!(verdict, TokenVerdict::Valid(_)), probe.is_valid);
+                }
+            });
+        }
+    });
+    start.elapsed()
+}
+
+fn filled(tokens_per_client: u64) -> TokenCache {
+    let limits = TokenLimits { entries: ENTRIES as usize, entries_per_client: 64, bytes: usize::MAX };
+    let cache = TokenCache::new(limits, &SystemRandom::new()).expect("randomness");
+    for number in 0..ENTRIES {
+        let client = number / tokens_per_client;
+        let username = username(client);
+        let binding = Binding::new(&username, Some(certificate(client)), &username).expect("a binding");
+        // A day of logins, and tokens of twelve hours.
+        let lifetime = Duration::from_secs(12 * 3600 + number % (24 * 3600));
+        cache.insert(&token(number), binding, Lineage(number), NOW, lifetime).expect("a token");
+    }
+    cache
+}
+
+fn probe(number: u64) -> Probe {
+    let (unknown, stranger) = (number % 10 == 3, number % 10 == 7);
+    Probe {
+        token: token(if unknown { number + ENTRIES } else { number }),
+        username: username(if stranger { number + 1 } else { number }),
+        certificate: certificate(number),
+        is_valid: !unknown && !stranger,
+    }
+}
+
+fn token(number: u64) -> Secret<String> {
+    Secret::new(format!("a-token-of-forty-three-characters-{number:09}"))
+}
+
+fn username(client: u64) -> String {
+    format!("user{client:07}@example.org")
+}
+
+fn certificate(client: u64) -> [u8; 32] {
+    let mut certificate = [0x5a; 32];
+    for (to, from) in certificate.iter_mut().zip(client.to_le_bytes()) {
+        *to = from;
+    }
+    certificate
+}
+
+fn resident_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages: u64 = pages.split(' ').nth(1).and_then(|field| field.parse().ok()).expect("resident pages");
+    pages * 4096
+}
