@@ -15,10 +15,12 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use env::printable;
 pub use env::{Env, PATH};
 pub use files::{HookDir, HookFile};
 pub use kinds::{Assigned, Hook, Peer};
 pub use process::Outcome;
+pub(crate) use process::{pidfd, prefer_for_oom_kill};
 pub use runner::{HookHandle, HookLimits, HookRunner, HookStats, KindStats, QueueFull};
 
 /// What an outcome means for a login.
