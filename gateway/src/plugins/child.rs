@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -25,6 +25,10 @@ const REFUSED: i32 = 1;
 /// Exit code of a child that cannot go on.
 const BROKEN: i32 = 70;
 
+/// Calls that come before OpenVPN drops its privileges, and for which plugins may need them: what is to be undone at the end as
+/// root is left to a process that they fork then.
+const PRIVILEGED: u32 = PluginKind::Up.bit() | PluginKind::RouteUp.bit();
+
 /// The whole life of a child. `setup` is the gateway's first message.
 pub(super) fn run(setup: &'static [u8], socket: OwnedFd, supervisor: Pid) -> ! {
     // What the supervisor owns is here too, and must not be dropped: so nothing unwinds out of this function.
@@ -43,15 +47,16 @@ fn live(setup: &'static [u8], socket: OwnedFd, supervisor: Pid) -> io::Result<()
     };
     let path = setup.argv[0];
     let mut message = Message::new();
-    let plugin = match open(setup, supervisor) {
-        Ok(plugin) => plugin,
+    let user = User { uid: setup.uid.map(Uid::from_raw), gid: setup.gid.map(Gid::from_raw), supervisor };
+    let (plugin, user) = match open(setup, user) {
+        Ok(opened) => opened,
         Err(why) => {
             message.refused(&why);
             socket.send(message.finish().map_err(io::Error::other)?)?;
             std::process::exit(REFUSED);
         }
     };
-    let mut child = Child { plugin, path, contexts: HashMap::new(), message };
+    let mut child = Child { plugin, path, user, contexts: HashMap::new(), message };
     // As OpenVPN does: one context for calls that are about no client.
     child.context(ClientKey::SERVER);
     child.message.opened(child.plugin.mask, child.plugin.has_contexts());
@@ -76,39 +81,50 @@ fn die_with(supervisor: Pid) -> io::Result<()> {
     Ok(())
 }
 
-fn open(setup: Setup<'static>, supervisor: Pid) -> Result<Plugin, String> {
-    let path = Path::new(OsStr::from_bytes(setup.argv[0].to_bytes()));
-    let loaded = Loaded::load(path)?;
+/// Opens the plugin, and drops privileges as soon as it can do without. What comes back with it is still to be dropped.
+fn open(setup: Setup<'static>, user: User) -> Result<(Plugin, Option<User>), String> {
+    let loaded = Loaded::load(Path::new(OsStr::from_bytes(setup.argv[0].to_bytes())))?;
     let argv = Box::leak(Box::new(Pointers::new(setup.argv)));
     let env = Box::leak(Box::new(Pointers::new(setup.env)));
-    let become_user = || {
-        let (uid, gid) = (setup.uid.map(Uid::from_raw), setup.gid.map(Gid::from_raw));
-        drop_privileges(uid, gid, supervisor).map_err(|error| format!("its user cannot be set: {error}"))
-    };
+    let become_user =
+        |user: User| user.become_it().map_err(|error| format!("its user cannot be set: {error}"));
     if loaded.opens_after_uid_change() {
-        become_user()?;
-        loaded.open(argv, env)
-    } else {
-        let plugin = loaded.open(argv, env)?;
-        become_user()?;
-        Ok(plugin)
+        become_user(user)?;
+        return Ok((loaded.open(argv, env)?, None));
     }
+    let plugin = loaded.open(argv, env)?;
+    if plugin.mask & PRIVILEGED == 0 {
+        become_user(user)?;
+        return Ok((plugin, None));
+    }
+    Ok((plugin, Some(user)))
 }
 
-fn drop_privileges(uid: Option<Uid>, gid: Option<Gid>, supervisor: Pid) -> io::Result<()> {
-    if let Some(gid) = gid {
-        setgroups(&[gid])?;
-        setgid(gid)?;
+/// Whom the plugin's process becomes.
+struct User {
+    uid: Option<Uid>,
+    gid: Option<Gid>,
+    supervisor: Pid,
+}
+
+impl User {
+    fn become_it(&self) -> io::Result<()> {
+        if let Some(gid) = self.gid {
+            setgroups(&[gid])?;
+            setgid(gid)?;
+        }
+        if let Some(uid) = self.uid {
+            setuid(uid)?;
+        }
+        die_with(self.supervisor)
     }
-    if let Some(uid) = uid {
-        setuid(uid)?;
-    }
-    die_with(supervisor)
 }
 
 struct Child {
     plugin: Plugin,
     path: &'static CStr,
+    /// Still to become.
+    user: Option<User>,
     /// What the plugin keeps for each client, from the first call for it until the gateway forgets it.
     contexts: HashMap<u64, Context>,
     message: Message,
@@ -128,10 +144,10 @@ impl Child {
                 Ok(0) | Err(_) => break,
                 Ok(length) => length,
             };
-            let request = ToChild::read(&room[..length]);
-            let understood = request.map(|request| self.answer(request)).map_err(io::Error::other);
+            let request = ToChild::read(&room[..length]).map_err(io::Error::other);
+            let answered = request.and_then(|request| self.answer(request));
             room[..length].zeroize();
-            understood?;
+            answered?;
             let sent = socket.send(self.message.finish().map_err(io::Error::other)?);
             self.message.wipe();
             sent?;
@@ -141,16 +157,32 @@ impl Child {
         self.plugin.close()
     }
 
+    /// Drops privileges if no more privileged call comes: before any other, and after the last that the plugin wants.
+    fn drop_privileges(&mut self, due: bool) -> io::Result<()> {
+        match self.user.take_if(|_| due) {
+            Some(user) => user
+                .become_it()
+                .inspect_err(|error| drop(writeln!(io::stderr(), "<3>its user cannot be set: {error}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Does what is asked, and leaves the answer in the message.
-    fn answer(&mut self, request: ToChild<'_>) {
+    fn answer(&mut self, request: ToChild<'_>) -> io::Result<()> {
         match request {
             ToChild::Call { id, kind, client, argv, env } => {
+                let call = 1_u32.checked_shl(kind.into()).unwrap_or(0);
+                self.drop_privileges(call & PRIVILEGED == 0)?;
                 let depth = (kind == PluginKind::TlsVerify as u8)
                     .then(|| argv.first()?.to_str().ok()?.parse().ok())
                     .flatten();
                 let context = self.context(ClientKey(client));
                 let argv = Pointers::new([self.path].into_iter().chain(argv));
                 let returned = self.plugin.call(kind, &argv, &Pointers::new(env), context, depth);
+                // The device comes first, the routes follow.
+                self.drop_privileges(
+                    self.plugin.mask & PRIVILEGED & !call.wrapping_mul(2).wrapping_sub(1) == 0,
+                )?;
                 let values = returned.values.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
                 self.message.returned(id, returned.code, values);
                 if returned.too_many || self.message.finish().is_err() {
@@ -164,5 +196,6 @@ impl Child {
                 self.message.returned(id, 0, std::iter::empty());
             }
         }
+        Ok(())
     }
 }

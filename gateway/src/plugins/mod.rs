@@ -12,6 +12,9 @@
 //! end when the gateway does, however it does: they see the end of its sockets. (A signal at the parent's death would not
 //! do: a gateway that has dropped root may not send one to a supervisor that has not.)
 //!
+//! As with OpenVPN, a plugin that wants to know when the device is up is told so before its process drops its privileges; one
+//! that is opened again is told again.
+//!
 //! **An answer is what a plugin returns**: 0 is yes, 1 is no, 2 is later where the interface allows that. All else, a crash, a
 //! timeout or a full queue among it, is no answer, and never a yes.
 //!

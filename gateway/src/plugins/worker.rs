@@ -70,10 +70,22 @@ pub(super) struct Worker {
     /// While the plugin is not open, calls wait until then.
     wait_until: Instant,
     next_id: u64,
+    /// What the plugin was told about the device, as far as it still holds: one that is opened again is told once more.
+    device: Vec<Told>,
+    /// What of that the present child has still to be told, last first.
+    again: Vec<Told>,
     message: Message,
     first: Option<First>,
     /// Reads what the host says.
     output: JoinHandle<()>,
+}
+
+/// A call that is made again.
+#[derive(Clone)]
+struct Told {
+    kind: PluginKind,
+    argv: Vec<OsString>,
+    env: Arc<Env>,
 }
 
 /// A child that runs.
@@ -92,6 +104,8 @@ struct Busy {
     started: Instant,
     /// `None`: it forgets a client.
     call: Option<(PluginKind, oneshot::Sender<PluginOutcome>)>,
+    /// To be told again, should the plugin be opened again.
+    told: Option<Told>,
 }
 
 enum Event {
@@ -99,6 +113,7 @@ enum Event {
     Control(io::Result<(usize, Option<OwnedFd>)>),
     Child(io::Result<usize>),
     Deadline,
+    TellAgain,
     Request(Option<Request>),
 }
 
@@ -127,6 +142,8 @@ impl Worker {
             busy: None,
             wait_until: clock::now(),
             next_id: 0,
+            device: Vec::new(),
+            again: Vec::new(),
             message: Message::new(),
             first: Some(first),
             output,
@@ -153,6 +170,7 @@ impl Worker {
                 got = receive(&self.control, &mut orders), if !self.gone => Event::Control(got),
                 got = hear(self.child.as_ref(), &mut room) => Event::Child(got),
                 () = sleep_until(deadline) => Event::Deadline,
+                () = std::future::ready(()), if takes && !self.again.is_empty() => Event::TellAgain,
                 request = queue.recv(), if takes => Event::Request(request),
             };
             match event {
@@ -167,6 +185,7 @@ impl Worker {
                 }
                 Event::Child(_) => self.child_is_gone(),
                 Event::Deadline => self.out_of_time().await,
+                Event::TellAgain => self.tell_again().await,
                 Event::Request(Some(request)) => self.ask(request).await,
                 Event::Request(None) => asked = false,
             }
@@ -204,6 +223,7 @@ impl Worker {
     async fn ask(&mut self, request: Request) {
         self.next_id += 1;
         let (id, open) = (self.next_id, self.is_open());
+        let mut told = None;
         let call = match request {
             Request::Forget(client) => {
                 // A child that is gone has taken its contexts with it.
@@ -219,13 +239,15 @@ impl Worker {
                     return;
                 }
                 if open {
-                    let argv: Vec<&[u8]> = argv.iter().map(|word| word.as_bytes()).collect();
-                    self.message.call(id, kind as u8, client.0, &argv, env.vars());
+                    let words: Vec<&[u8]> = argv.iter().map(|word| word.as_bytes()).collect();
+                    self.message.call(id, kind as u8, client.0, &words, env.vars());
                 }
+                told =
+                    matches!(kind, PluginKind::Up | PluginKind::RouteUp).then_some(Told { kind, argv, env });
                 Some((kind, reply))
             }
         };
-        self.busy = Some(Busy { id, started: clock::now(), call });
+        self.busy = Some(Busy { id, started: clock::now(), call, told });
         let Some(child) = self.child.as_ref().filter(|child| child.opened) else {
             return self.answer(PluginOutcome::NoAnswer(NoAnswer::NotOpen));
         };
@@ -241,6 +263,15 @@ impl Worker {
         if let Err(error) = sent {
             warn!(plugin = %self.stats.name, "it cannot be asked: {error}");
             self.kill(NoAnswer::Crashed).await;
+        }
+    }
+
+    /// A plugin that died and is open again knows nothing of the device.
+    async fn tell_again(&mut self) {
+        if let Some(Told { kind, argv, env }) = self.again.pop() {
+            self.stats.in_queue.fetch_add(1, Relaxed);
+            let (reply, _) = oneshot::channel();
+            self.ask(Request::Call(Call { kind, argv, env, client: ClientKey::SERVER, reply })).await;
         }
     }
 
@@ -275,6 +306,8 @@ impl Worker {
         if let Some(child) = &mut self.child {
             (child.opened, child.contexts) = (true, contexts);
         }
+        let wanted = |told: &&Told| mask & told.kind.bit() != 0;
+        self.again = self.device.iter().filter(wanted).rev().cloned().collect();
         self.stats.mask.store(mask, Relaxed);
         self.stats.open.store(true, Relaxed);
         let wants: Vec<_> =
@@ -374,6 +407,7 @@ impl Worker {
 
     fn lose_child(&mut self, why: NoAnswer) {
         self.stats.open.store(false, Relaxed);
+        self.again.clear();
         if self.child.take().is_some_and(|child| child.opened) {
             self.wait_until = clock::now() + REOPEN_WAIT;
         }
@@ -384,7 +418,13 @@ impl Worker {
 
     /// Ends what the child was asked.
     fn answer(&mut self, outcome: PluginOutcome) {
-        if let Some(Busy { started, call: Some((kind, reply)), .. }) = self.busy.take() {
+        if let Some(Busy { started, call: Some((kind, reply)), told, .. }) = self.busy.take() {
+            if kind == PluginKind::Down {
+                self.device.clear();
+            } else if let Some(told) = told.filter(|_| !matches!(outcome, PluginOutcome::NoAnswer(_))) {
+                self.device.retain(|earlier| earlier.kind != kind);
+                self.device.push(told);
+            }
             self.stats.in_queue.fetch_sub(1, Relaxed);
             self.stats.ended(kind, &outcome, clock::now().saturating_duration_since(started));
             // A login that was given up does not want to know.
