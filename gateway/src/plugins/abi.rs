@@ -127,11 +127,13 @@ pub(super) struct Plugin {
 #[derive(Clone, Copy)]
 pub(super) struct Context(*mut c_void);
 
+/// A name and a value.
+pub(super) type Value = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
+
 /// What a call returned.
 pub(super) struct Returned {
     pub(super) code: c_int,
-    /// Names and values.
-    pub(super) values: Vec<(Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>)>,
+    pub(super) values: Vec<Value>,
     /// There were more values than can be taken.
     pub(super) too_many: bool,
 }
@@ -344,7 +346,7 @@ fn cause(error: &libloading::Error) -> String {
 }
 
 /// Takes what a plugin has put into a list, and gives its memory back, wiped. Whether there was more than can be taken.
-fn take_list(mut list: *mut StringList) -> (Vec<(Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>)>, bool) {
+fn take_list(mut list: *mut StringList) -> (Vec<Value>, bool) {
     let mut values = Vec::new();
     while !list.is_null() {
         if values.len() == MAX_VALUES {

@@ -3,10 +3,10 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::slice;
 
-use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, encoded_len};
 use zeroize::{Zeroize as _, Zeroizing};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -62,17 +62,21 @@ unsafe extern "C" fn base64_encode(data: *const c_void, size: c_int, out: *mut *
         return FAILED;
     }
     // SAFETY: by this function's own condition.
-    let text = Zeroizing::new(BASE64.encode(unsafe { slice::from_raw_parts(data.cast::<u8>(), size) }));
-    let Ok(length) = c_int::try_from(text.len()) else { return FAILED };
+    let bytes = unsafe { slice::from_raw_parts(data.cast::<u8>(), size) };
+    let Some(length) = encoded_len(size, true) else { return FAILED };
+    // All room at once, with a NUL: growing would leave a copy behind.
+    let mut text = Zeroizing::new(vec![0; length + 1]);
+    if BASE64.encode_slice(bytes, &mut text[..length]).is_err() {
+        return FAILED;
+    }
+    let Ok(length) = c_int::try_from(length) else { return FAILED };
     // SAFETY: a plain allocation; null is looked for.
-    let string = unsafe { libc::malloc(text.len() + 1) }.cast::<u8>();
+    let string = unsafe { libc::malloc(text.len()) }.cast::<u8>();
     if string.is_null() {
         return FAILED;
     }
-    // SAFETY: just allocated with one byte more than the text has, so the two do not overlap.
+    // SAFETY: just allocated with the length of the text, so the two do not overlap.
     unsafe { string.copy_from_nonoverlapping(text.as_ptr(), text.len()) };
-    // SAFETY: the last byte of the same allocation.
-    unsafe { string.add(text.len()).write(0) };
     // SAFETY: not null, and by this function's own condition to be written to.
     unsafe { out.write(string.cast()) };
     length

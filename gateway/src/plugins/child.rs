@@ -68,6 +68,7 @@ fn live(setup: &'static [u8], socket: OwnedFd, supervisor: Pid) -> io::Result<()
 fn isolate(socket: &OwnedFd, supervisor: Pid) -> io::Result<()> {
     setsid()?;
     os::close_all_but(socket.as_raw_fd())?;
+    os::fault_as_c_does()?;
     crate::hooks::prefer_for_oom_kill();
     die_with(supervisor)
 }

@@ -70,6 +70,8 @@ pub struct PluginOptions {
     pub user: Option<String>,
     /// And the group.
     pub group: Option<String>,
+    /// How long a plugin may take to open; usually [`PluginOptions::OPEN_TIMEOUT`].
+    pub open_timeout: Duration,
     /// How long a call may take.
     pub call_timeout: Duration,
     /// How many calls may wait for one plugin.
@@ -81,6 +83,8 @@ pub struct PluginOptions {
 impl PluginOptions {
     /// The program that runs, even if its file was replaced.
     pub const SELF: &str = "/proc/self/exe";
+    /// Some plugins connect to a directory server when they are opened; one that takes longer would not work either.
+    pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 }
 
 /// A client, from its first call to [`PluginHandle::forget`]. Numbers are never used again.

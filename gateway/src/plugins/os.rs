@@ -98,6 +98,20 @@ pub(super) fn shrug_off_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Faults end the process at once, as in any program in C: Rust's own handler, which looks for stack overflows, lets the first
+/// raised one pass.
+///
+/// # Errors
+/// As the system has it.
+pub(super) fn fault_as_c_does() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the system's default action, in place of a handler that only makes messages.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
 fn close_range(first: c_int, last: c_int, flags: u32) -> io::Result<()> {
     let (first, last) = (first.cast_unsigned(), last.cast_unsigned());
     // SAFETY: a plain system call on descriptor numbers; what that means for owners is the callers' to say.

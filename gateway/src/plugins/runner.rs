@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 
 use super::kind::TYPES;
 use super::spawn::{Host, Identity};
-use super::worker::{Call, OPEN_LIMIT, Request, Worker};
+use super::worker::{Call, Limits, Request, Worker};
 use super::{ClientKey, NoAnswer, PluginKind, PluginOptions, PluginOutcome, PluginReply, PluginSpec};
 use crate::clock;
 use crate::hooks::{Env, KindStats};
 
-/// More than any plugin may take to open, so that the plugin's own limit is the one that speaks.
-const START_LIMIT: Duration = OPEN_LIMIT.saturating_add(Duration::from_secs(5));
+/// After the time to open a plugin: for its host to say that it did not.
+const HOST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The gateway cannot start with these plugins.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,8 +118,8 @@ struct Entry {
 }
 
 impl Plugins {
-    /// Starts the hosts of all plugins, before the gateway drops its privileges, and returns when all plugins are open: after 35
-    /// seconds at most.
+    /// Starts the hosts of all plugins, before the gateway drops its privileges, and returns when all plugins are open: five
+    /// seconds after `open_timeout` at most.
     ///
     /// # Errors
     /// What is wrong with the first plugin that cannot be opened; then none stays.
@@ -147,13 +147,13 @@ impl Plugins {
         }
         let other = |error: io::Error| StartError::Other(error.to_string());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(other)?;
-        let call_timeout = options.call_timeout;
+        let limits = Limits { call: options.call_timeout, open: options.open_timeout };
         let thread = std::thread::Builder::new()
             .name("plugins".into())
-            .spawn(move || runtime.block_on(serve(seats, call_timeout, stopped)))
+            .spawn(move || runtime.block_on(serve(seats, limits, stopped)))
             .map_err(other)?;
         let plugins = Self { handle: handle(entries), stop, thread: Some(thread) };
-        wait_for_all(specs, &firsts)?;
+        wait_for_all(specs, &firsts, options.open_timeout + HOST_LIMIT)?;
         Ok(plugins)
     }
 
@@ -271,10 +271,10 @@ struct Seat {
     requests: mpsc::UnboundedReceiver<Request>,
 }
 
-async fn serve(seats: Vec<Seat>, call_timeout: Duration, stop: watch::Receiver<bool>) {
+async fn serve(seats: Vec<Seat>, limits: Limits, stop: watch::Receiver<bool>) {
     let mut workers = JoinSet::new();
     for Seat { host, stats, first, requests } in seats {
-        match Worker::new(host, stats, call_timeout, first.clone()) {
+        match Worker::new(host, stats, limits, first.clone()) {
             Ok(worker) => drop(workers.spawn(worker.run(requests, stop.clone()))),
             Err(error) => drop(first.send(Err(format!("its host cannot be served: {error}")))),
         }
@@ -282,8 +282,12 @@ async fn serve(seats: Vec<Seat>, call_timeout: Duration, stop: watch::Receiver<b
     while workers.join_next().await.is_some() {}
 }
 
-fn wait_for_all(specs: &[PluginSpec], firsts: &[Receiver<Result<(), String>>]) -> Result<(), StartError> {
-    let until = clock::now() + START_LIMIT;
+fn wait_for_all(
+    specs: &[PluginSpec],
+    firsts: &[Receiver<Result<(), String>>],
+    limit: Duration,
+) -> Result<(), StartError> {
+    let until = clock::now() + limit;
     for (spec, first) in specs.iter().zip(firsts) {
         let left = until.saturating_duration_since(clock::now());
         match first.recv_timeout(left) {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -89,7 +89,7 @@ impl Host {
         let argv: Vec<&[u8]> = [spec.file.as_os_str()]
             .into_iter()
             .chain(spec.args.iter().map(AsRef::as_ref))
-            .map(|word| word.as_bytes())
+            .map(OsStrExt::as_bytes)
             .collect();
         let mut message = Message::new();
         message.setup(identity.uid, identity.gid, &argv, env.vars());

@@ -201,7 +201,7 @@ impl Supervisor {
 
     /// Blocks if the gateway reads nothing for very long: there is nothing better to do then.
     fn tell(&mut self, what: FromSupervisor, socket: Option<&OwnedFd>) -> io::Result<()> {
-        self.message.from_supervisor(what);
+        self.message.supervisor_says(what);
         let bytes = self.message.finish().map_err(io::Error::other)?;
         let number = socket.map(|socket| [socket.as_raw_fd()]);
         let rights = number.as_ref().map(|number| ControlMessage::ScmRights(number));

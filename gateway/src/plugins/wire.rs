@@ -124,7 +124,7 @@ impl Message {
         self.u32(generation);
     }
 
-    pub(super) fn from_supervisor(&mut self, message: FromSupervisor) {
+    pub(super) fn supervisor_says(&mut self, message: FromSupervisor) {
         match message {
             FromSupervisor::Started { generation, pid } => {
                 self.begin(1);
@@ -453,7 +453,7 @@ mod tests {
             FromSupervisor::Died { generation: 2, code: None, signal: Some(11), again_ms: 500 },
             FromSupervisor::NoChild { errno: 12, again_ms: 1000 },
         ] {
-            message.from_supervisor(said);
+            message.supervisor_says(said);
             assert_eq!(FromSupervisor::read(message.finish().unwrap()), Ok(said));
         }
         message.opened(0x7fff, true);

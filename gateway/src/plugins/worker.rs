@@ -26,8 +26,6 @@ use super::{ClientKey, NoAnswer, PluginKind, PluginOutcome, Returned};
 use crate::clock;
 use crate::hooks::{Env, printable};
 
-/// How long a plugin may take to open: some connect to a directory server then.
-pub(super) const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// How long calls wait for a plugin that has just died: its first two restarts come sooner. After that they are told at once,
 /// until it is back.
 const REOPEN_WAIT: Duration = Duration::from_secs(2);
@@ -57,10 +55,17 @@ pub(super) struct Call {
 /// Told once whether the plugin could be opened: `Err` says what went wrong.
 pub(super) type First = std::sync::mpsc::SyncSender<Result<(), String>>;
 
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) call: Duration,
+    pub(super) open: Duration,
+}
+
 /// The task of one plugin.
 pub(super) struct Worker {
     stats: Arc<PluginStats>,
-    call_timeout: Duration,
+    limits: Limits,
     process: Child,
     control: UnixDatagram,
     /// The supervisor is no more, so nothing will ever be again.
@@ -122,19 +127,14 @@ impl Worker {
     ///
     /// # Errors
     /// When the runtime does not take its socket.
-    pub(super) fn new(
-        host: Host,
-        stats: Arc<PluginStats>,
-        call_timeout: Duration,
-        first: First,
-    ) -> io::Result<Self> {
+    pub(super) fn new(host: Host, stats: Arc<PluginStats>, limits: Limits, first: First) -> io::Result<Self> {
         let Host { process, control, output } = host;
         control.set_nonblocking(true)?;
         let control = UnixDatagram::from_std(control)?;
         let output = tokio::spawn(super::output::follow(Arc::clone(&stats.name), output));
         Ok(Self {
             stats,
-            call_timeout,
+            limits,
             process,
             control,
             gone: false,
@@ -199,21 +199,26 @@ impl Worker {
 
     /// When something has to happen even if nothing does.
     fn deadline(&self, now: Instant) -> Option<Instant> {
-        let call = self.busy.as_ref().map(|busy| busy.started + self.call_timeout);
-        let opening = self.child.as_ref().filter(|child| !child.opened).map(|child| child.since + OPEN_LIMIT);
+        let call = self.busy.as_ref().map(|busy| busy.started + self.limits.call);
+        let opening =
+            self.child.as_ref().filter(|child| !child.opened).map(|child| child.since + self.limits.open);
         let waiting = (!self.is_open() && self.wait_until > now).then_some(self.wait_until);
         [call, opening, waiting].into_iter().flatten().min()
     }
 
     async fn out_of_time(&mut self) {
         let now = clock::now();
-        if self.busy.as_ref().is_some_and(|busy| now >= busy.started + self.call_timeout) {
+        if self.busy.as_ref().is_some_and(|busy| now >= busy.started + self.limits.call) {
             let kind = self.busy.as_ref().and_then(|busy| busy.call.as_ref()).map(|(kind, _)| kind.name());
-            let (kind, seconds) = (kind.unwrap_or("client destructor"), self.call_timeout.as_secs_f32());
+            let (kind, seconds) = (kind.unwrap_or("client destructor"), self.limits.call.as_secs_f32());
             warn!(plugin = %self.stats.name, "{kind} did not return within {seconds} s");
             self.kill(NoAnswer::Timeout).await;
-        } else if self.child.as_ref().is_some_and(|child| !child.opened && now >= child.since + OPEN_LIMIT) {
-            self.cannot_open(&format!("it did not open within {} s", OPEN_LIMIT.as_secs()));
+        } else if self
+            .child
+            .as_ref()
+            .is_some_and(|child| !child.opened && now >= child.since + self.limits.open)
+        {
+            self.cannot_open(&format!("it did not open within {} s", self.limits.open.as_secs_f32()));
             self.kill(NoAnswer::NotOpen).await;
         }
         // Else the time to wait for a restart is over: requests are taken again, and told so.
