@@ -1,6 +1,8 @@
 //! Plugins that behave and plugins that do not: real libraries, compiled here from `plugins/test-plugin.c` with the system's
 //! header, and OpenVPN's own two. Needs root (users are changed), a C compiler, and Debian's `openvpn` and `libssl-dev`.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
