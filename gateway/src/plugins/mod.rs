@@ -52,7 +52,7 @@ use crate::hooks::Env;
 /// A plugin of the configuration.
 #[derive(Debug, Clone)]
 pub struct PluginSpec {
-    /// The library; an absolute path (see [`locate`]).
+    /// The library; an absolute path (see [`locate()`]).
     pub file: PathBuf,
     /// What it gets as `argv[1]` and further when it is opened.
     pub args: Vec<OsString>,
