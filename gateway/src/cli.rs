@@ -32,6 +32,10 @@ Exit codes: 0 as asked, 1 a fault at run time, 64 a wrong command line, 77 a per
 /// What `--version` prints.
 pub const VERSION: &str = concat!("tesserad ", env!("CARGO_PKG_VERSION"), "\n");
 
+/// How the gateway starts the host of a plugin, followed by the number of the host's socket. `--help` does not tell: it is
+/// no use to people.
+pub const PLUGIN_HOST: &str = "--plugin-host";
+
 /// The form of a check report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -66,6 +70,8 @@ pub enum Invocation {
     Version,
     /// Print the help.
     Help,
+    /// Host a plugin; the gateway starts itself like this and nobody else should. The number of its socket.
+    PluginHost(i32),
     /// Make a key.
     GenKey {
         /// Which.
@@ -86,7 +92,13 @@ pub enum Invocation {
 pub fn parse(argv: impl IntoIterator<Item = String>, working_directory: &Path) -> Result<Invocation, String> {
     let (mut check, mut output) = (false, None);
     let mut words: Vec<(u32, String)> = Vec::new();
-    let mut argv = (1u32..).zip(argv);
+    let mut argv = (1u32..).zip(argv).peekable();
+    if argv.next_if(|(_, word)| word == PLUGIN_HOST).is_some() {
+        return match (argv.next().and_then(|(_, number)| number.parse().ok()), argv.next()) {
+            (Some(number), None) => Ok(Invocation::PluginHost(number)),
+            _ => Err(format!("{PLUGIN_HOST} is how the gateway starts the hosts of its plugins")),
+        };
+    }
     while let Some((index, word)) = argv.next() {
         match word.as_str() {
             "--check" => check = true,
@@ -235,6 +247,7 @@ mod tests {
         let here = Path::new("/x");
         assert!(matches!(run(&["--version"], here), Ok(Invocation::Version)));
         assert!(matches!(run(&["a", "b", "--help"], here), Ok(Invocation::Help)));
+        assert!(matches!(run(&["--plugin-host", "7"], here), Ok(Invocation::PluginHost(7))));
         let Ok(Invocation::GenKey { kind, file, .. }) = run(&["--genkey", "tls-crypt", "k"], here) else {
             panic!()
         };
@@ -257,6 +270,9 @@ mod tests {
             &["-o", "json", "--config", "x"],
             &["--check", "x", "-o", "xml"],
             &["--genkey"],
+            &["--plugin-host"],
+            &["--plugin-host", "x"],
+            &["--plugin-host", "7", "--verb", "3"],
             &["--genkey", "dsa", "k"],
             &["--genkey", "tls-crypt-v2-client", "k"],
             &["--genkey", "secret", "k", "--dev", "tun"],

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod net;
 pub mod overlay;
 pub mod pki;
+pub mod plugins;
 pub mod routes;
 pub mod shard;
 pub mod store;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tesserad::cli::{self, Invocation, KeyKind, Output};
 use tesserad::config::Report;
-use tesserad::{daemon, exit, genkey};
+use tesserad::{daemon, exit, genkey, plugins};
 
 fn main() -> ExitCode {
     let mut argv = Vec::new();
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
         Err(message) => complain(exit::USAGE, &message),
         Ok(Invocation::Help) => say(cli::HELP, exit::OK),
         Ok(Invocation::Version) => say(cli::VERSION, exit::OK),
+        Ok(Invocation::PluginHost(socket)) => match plugins::host(socket) {
+            Ok(()) => ExitCode::from(exit::OK),
+            Err(error) => complain(exit::RUNTIME, &format!("plugin host: {error}")),
+        },
         Ok(Invocation::Check(report, output)) => check(&report, output),
         Ok(Invocation::Run(_, report)) if report.refused() => {
             for problem in report.errors() {

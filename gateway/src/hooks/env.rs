@@ -78,6 +78,11 @@ impl Env {
         self.vars.keys().map(String::as_str)
     }
 
+    /// Names and values, sorted by name. For the hosts of plugins, which get them without a copy in between.
+    pub(crate) fn vars(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        self.vars.iter().map(|(name, value)| (name.as_str(), value.expose().as_str()))
+    }
+
     /// For the new process.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (OsString, OsString)> {
         self.vars.iter().map(|(name, value)| (name.into(), value.expose().into()))
@@ -86,7 +91,7 @@ impl Env {
 
 /// Text with control characters replaced by `_`: how names of peers reach hooks and logs.
 #[must_use]
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
 }
 

@@ -22,6 +22,7 @@ mod stats;
 mod tests;
 mod watch;
 
+pub(crate) use env::printable;
 pub use answers::{PendingAuth, PendingMethod};
 pub use connect::{Connected, Connecting, Farewell, Totals};
 pub use deferral::{AuthAnswer, Deferral, DeferralError, DeferredEvent, Returned};
@@ -29,6 +30,7 @@ pub use env::{Env, PATH};
 pub use files::{HookDir, HookFile};
 pub use kinds::{Assigned, Hook, Peer};
 pub use process::Outcome;
+pub(crate) use process::{pidfd, prefer_for_oom_kill};
 pub use runner::{HookHandle, HookLimits, HookRunner};
 pub use stats::{DURATION_BUCKETS, HookKind, HookStats, KindStats};
 

@@ -263,7 +263,8 @@ fn refuse_shell_fallback(program: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, message))
 }
 
-fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+/// A descriptor of a child of ours that is not reaped yet; readable once it has ended.
+pub(crate) fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call on a process id that is our unreaped child's.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
@@ -291,7 +292,7 @@ fn prepare() -> io::Result<()> {
 }
 
 /// A hook that eats the memory must die before the gateway does. Where /proc is not there, it just stays as it is.
-fn prefer_for_oom_kill() {
+pub(crate) fn prefer_for_oom_kill() {
     use nix::fcntl::{OFlag, open};
     use nix::sys::stat::Mode;
     if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
