@@ -1,5 +1,6 @@
 //! Tessera, the gateway daemon: module map in the order of the data flow.
 
+pub mod accounts;
 pub mod cli;
 pub mod clock;
 pub mod config;
