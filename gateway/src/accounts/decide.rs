@@ -109,7 +109,10 @@ pub(super) struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("store", &self.store).field("stats", &self.stats).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("store", &self.store)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
     }
 }
 
@@ -284,8 +287,7 @@ impl Inner {
         if request.crtext {
             count(&self.stats.asked);
             let ends = request.now.mono + self.lifetime;
-            let pending =
-                Pending { user: User::clone(user), source: request.source, tries: TRIES, ends };
+            let pending = Pending { user: User::clone(user), source: request.source, tries: TRIES, ends };
             return Decision::AskInSession { prompt: self.prompt.clone(), pending };
         }
         match self.challenges.issue(user, request.certificate, request.now.mono) {
@@ -342,9 +344,11 @@ fn split_code(text: &str, digits: Digits) -> Option<Reading<'_>> {
     let at = text.len().checked_sub(digits.count()).filter(|at| *at > 0)?;
     let (password, code) = (text.get(..at)?, text.get(at..)?);
     let password = password.as_bytes();
-    code.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then_some(Reading { password, code: Code::Appended(digits, code), right: false })
+    code.bytes().all(|byte| byte.is_ascii_digit()).then_some(Reading {
+        password,
+        code: Code::Appended(digits, code),
+        right: false,
+    })
 }
 
 fn count(counter: &AtomicU64) {

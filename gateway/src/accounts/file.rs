@@ -424,15 +424,10 @@ mod tests {
     }
 
     fn user() -> impl Strategy<Value = User> {
-        let moving = prop_oneof![
-            (15..=300_u32).prop_map(Moving::Period),
-            any::<u64>().prop_map(Moving::Counter)
-        ];
-        let algorithm = prop_oneof![
-            Just(OtpAlgorithm::Sha1),
-            Just(OtpAlgorithm::Sha256),
-            Just(OtpAlgorithm::Sha512)
-        ];
+        let moving =
+            prop_oneof![(15..=300_u32).prop_map(Moving::Period), any::<u64>().prop_map(Moving::Counter)];
+        let algorithm =
+            prop_oneof![Just(OtpAlgorithm::Sha1), Just(OtpAlgorithm::Sha256), Just(OtpAlgorithm::Sha512)];
         let secret = proptest::collection::vec(any::<u8>(), SECRET_BYTES_RANGE);
         let digits = prop_oneof![Just(Digits::Six), Just(Digits::Eight)];
         let otp = (moving, algorithm, digits, secret).prop_map(|(moving, algorithm, digits, secret)| Otp {
@@ -441,7 +436,8 @@ mod tests {
             digits,
             secret: Secret::new(secret),
         });
-        let name = "[^:#[:cntrl:][:space:]][^:[:cntrl:]]{0,30}".prop_filter("name", |n| check_name(n).is_ok());
+        let name =
+            "[^:#[:cntrl:][:space:]][^:[:cntrl:]]{0,30}".prop_filter("name", |n| check_name(n).is_ok());
         (name, proptest::option::of(otp), any::<bool>()).prop_map(|(name, otp, disabled)| User {
             name,
             hash: PasswordHash::parse(HASH).unwrap(),

@@ -72,7 +72,9 @@ impl PasswordHash {
     /// Reads a PHC string: argon2id, version 19, parameters within bounds, salt and output there.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with('$') {
-            return Err("the password must be an argon2id hash ($argon2id$v=19$m=…,t=…,p=…$SALT$HASH)".to_owned());
+            return Err(
+                "the password must be an argon2id hash ($argon2id$v=19$m=…,t=…,p=…$SALT$HASH)".to_owned()
+            );
         }
         let phc = argon2::PasswordHash::new(text).map_err(|error| format!("no PHC string: {error}"))?;
         if phc.algorithm.as_str() != "argon2id" {
@@ -155,7 +157,8 @@ impl Hasher {
             self.blocks.resize(blocks, Block::default());
         }
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let computed = argon2.hash_password_into_with_memory(password, salt, output, &mut self.blocks[..blocks]);
+        let computed =
+            argon2.hash_password_into_with_memory(password, salt, output, &mut self.blocks[..blocks]);
         scrub_stack();
         computed.map_err(|error| error.to_string())
     }
@@ -218,10 +221,22 @@ mod tests {
             ("", "must be an argon2id hash"),
             ("secret", "must be an argon2id hash"),
             ("$2y$10$abcdefghijklmnopqrstuv", ""),
-            ("$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "argon2i,"),
-            ("$argon2id$v=16$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "version"),
-            ("$argon2id$v=19$m=8,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "m (KiB) is 8"),
-            ("$argon2id$v=19$m=999999,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "999999"),
+            (
+                "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+                "argon2i,",
+            ),
+            (
+                "$argon2id$v=16$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+                "version",
+            ),
+            (
+                "$argon2id$v=19$m=8,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+                "m (KiB) is 8",
+            ),
+            (
+                "$argon2id$v=19$m=999999,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+                "999999",
+            ),
             ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ", "no output"),
             ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$!!!", "PHC"),
         ] {

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tessera_proto::{Instant, Now, Secret};
 
-pub use admin::{Added, Listed};
+pub use admin::{Added, Listed, MAX_PASSWORD};
 pub use decide::{Decision, Pending, Request, Stats};
 pub use file::{LineError, MAX_LINE, MAX_NAME, MAX_USERS};
 pub use hash::Cost;

@@ -266,7 +266,11 @@ pub(super) fn parse_secret(text: &str) -> Result<Secret<Vec<u8>>, String> {
     if SECRET_BYTES.contains(&len) {
         return Ok(secret);
     }
-    Err(format!("the secret has {len} bytes, must be from {} to {}", SECRET_BYTES.start(), SECRET_BYTES.end()))
+    Err(format!(
+        "the secret has {len} bytes, must be from {} to {}",
+        SECRET_BYTES.start(),
+        SECRET_BYTES.end()
+    ))
 }
 
 #[cfg(test)]
@@ -291,9 +295,8 @@ mod tests {
     #[test]
     fn rfc_4226_appendix_d() {
         let hotp = otp(Moving::Counter(0), OtpAlgorithm::Sha1, Digits::Six, b"12345678901234567890");
-        let expected = [
-            755_224, 287_082, 359_152, 969_429, 338_314, 254_676, 287_922, 162_583, 399_871, 520_489,
-        ];
+        let expected =
+            [755_224, 287_082, 359_152, 969_429, 338_314, 254_676, 287_922, 162_583, 399_871, 520_489];
         for (counter, code) in (0..).zip(expected) {
             assert_eq!(hotp.code(counter), code);
         }
@@ -302,11 +305,7 @@ mod tests {
     #[test]
     fn rfc_6238_appendix_b() {
         let seed = b"1234567890".repeat(7);
-        let algorithms = [
-            (OtpAlgorithm::Sha1, 20),
-            (OtpAlgorithm::Sha256, 32),
-            (OtpAlgorithm::Sha512, 64),
-        ];
+        let algorithms = [(OtpAlgorithm::Sha1, 20), (OtpAlgorithm::Sha256, 32), (OtpAlgorithm::Sha512, 64)];
         let expected: [(u64, [u32; 3]); 6] = [
             (59, [94_287_082, 46_119_246, 90_693_936]),
             (1_111_111_109, [7_081_804, 68_084_774, 25_091_201]),
@@ -383,7 +382,8 @@ mod tests {
     fn codes_are_exactly_their_digits() {
         let (totp, ledger) = (totp(), MemoryLedger::new());
         let right = text(&totp, 1);
-        for wrong in ["", "12345", "1234567", "-12345", "+12345", "12345６", "abcdef", &format!("0{right}")] {
+        for wrong in ["", "12345", "1234567", "-12345", "+12345", "12345６", "abcdef", &format!("0{right}")]
+        {
             assert_eq!(totp.judge("a", wrong, 30, &ledger), CodeVerdict::Wrong, "{wrong}");
         }
         let spaced = format!("{} {}", &right[..3], &right[3..]);

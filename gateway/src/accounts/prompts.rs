@@ -136,13 +136,26 @@ mod tests {
             let Presented::Static { password, response } = parse(text) else { panic!("{text}") };
             assert_eq!((password.expose().as_str(), response.expose().as_str()), ("pw", "123"));
         }
-        assert!(matches!(parse("SCRV1:cHc=:"), Presented::Static { response, .. } if response.expose().is_empty()));
+        assert!(
+            matches!(parse("SCRV1:cHc=:"), Presented::Static { response, .. } if response.expose().is_empty())
+        );
         let Presented::Dynamic { state, response } = parse("CRV1::abc::12::3") else { panic!() };
         assert_eq!((state.expose().as_str(), response.expose().as_str()), ("abc", "12::3"));
         let long = format!("SCRV1:cHc=:{}", STANDARD.encode("1".repeat(MAX_RESPONSE + 1)));
         for text in [
-            "SCRV1:", "SCRV1:cHc=", "SCRV1:cHc=:MTIz:", "SCRV1:c:MTIz", "SCRV1:/w==:MTIz", "SCRV1:c c=:MTIz",
-            "CRV1:", "CRV1::", "CRV1::a", "CRV1::a:b", "CRV1::::b", "CRV1:R,E:a:b:c", &long,
+            "SCRV1:",
+            "SCRV1:cHc=",
+            "SCRV1:cHc=:MTIz:",
+            "SCRV1:c:MTIz",
+            "SCRV1:/w==:MTIz",
+            "SCRV1:c c=:MTIz",
+            "CRV1:",
+            "CRV1::",
+            "CRV1::a",
+            "CRV1::a:b",
+            "CRV1::::b",
+            "CRV1:R,E:a:b:c",
+            &long,
             &"x".repeat(MAX_PRESENTED + 1),
         ] {
             assert!(matches!(parse(text), Presented::Malformed), "{text}");

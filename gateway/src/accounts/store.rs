@@ -211,7 +211,8 @@ impl Store {
         let line = new.as_ref().map(file::render);
         let mut content = file::edit(&read.content, name, line.as_deref().map(String::as_str));
         let (users, errors) = file::parse(&content);
-        if let Some(error) = errors.into_iter().find(|error| !before.iter().any(|b| b.reason == error.reason)) {
+        if let Some(error) = errors.into_iter().find(|error| !before.iter().any(|b| b.reason == error.reason))
+        {
             return Err(AccountsError::Invalid(error.reason));
         }
         if content.is_empty() {
@@ -323,7 +324,8 @@ fn lines_text(path: &Path, errors: &[LineError]) -> String {
 mod tests {
     use super::*;
 
-    const HASH: &str = "$argon2id$v=19$m=1024,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+    const HASH: &str =
+        "$argon2id$v=19$m=1024,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
 
     fn at(seconds: u64) -> Instant {
         Instant::from_epoch(Duration::from_secs(seconds))
@@ -354,7 +356,10 @@ mod tests {
         assert!(matches!(Store::open(&path.join("x"), Cost::WEAKEST), Err(AccountsError::Io { .. })));
         put(&path, "");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(Store::open(&path, Cost::WEAKEST), Err(AccountsError::Permissions { mode: 0o644, .. })));
+        assert!(matches!(
+            Store::open(&path, Cost::WEAKEST),
+            Err(AccountsError::Permissions { mode: 0o644, .. })
+        ));
         let directory = path.parent().unwrap();
         assert!(matches!(Store::open(directory, Cost::WEAKEST), Err(AccountsError::NotRegular { .. })));
     }
@@ -399,9 +404,7 @@ mod tests {
         // Written by hand, and not seen yet.
         fs::write(&path, format!("# ours\nalice:{HASH}\nbroken line\nbob:{HASH}\n")).unwrap();
         let store = Store { path: link.clone(), ..store };
-        store
-            .change("bob", |bob| Ok(bob.cloned().map(|bob| User { disabled: true, ..bob })))
-            .unwrap();
+        store.change("bob", |bob| Ok(bob.cloned().map(|bob| User { disabled: true, ..bob }))).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("# ours\nalice:{HASH}\nbroken line\nbob:{HASH}::disabled\n"));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
