@@ -1,7 +1,6 @@
 //! Whole logins: all prompts, replays, lockouts, and what nobody may find out.
 
-use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -424,68 +423,6 @@ fn options_out_of_bounds() {
         let refused = Accounts::open(options, Arc::new(MemoryLedger::new()));
         assert!(matches!(refused, Err(AccountsError::Invalid(_))));
     }
-}
-
-/// After logins of every kind, the memory of this process holds no password. It is looked for by a mask, so that the
-/// search itself does not hold it.
-#[test]
-fn passwords_leave_memory() {
-    const MASK: u8 = 0x55;
-    let masked: Vec<u8> = b"zebra-Quartz-9917".iter().map(|byte| byte ^ MASK).collect();
-    let reveal = || Secret::new(masked.iter().map(|byte| char::from(byte ^ MASK)).collect::<String>());
-    let bench = Bench::new();
-    bench.accounts.add("mem", Some(reveal()), Some(OtpKind::Totp)).unwrap();
-    let field = |before: &str, after: &str| {
-        let mut text = Secret::new(String::with_capacity(256));
-        text.expose_mut().push_str(before);
-        text.expose_mut().push_str(reveal().expose());
-        text.expose_mut().push_str(after);
-        text
-    };
-    for (before, after) in [("", ""), ("x", ""), ("", "123456"), ("", "x")] {
-        for _ in 0..20 {
-            let password = field(before, after);
-            let request = Request {
-                user: "mem".into(),
-                password,
-                source: ip("192.0.2.9"),
-                certificate: None,
-                crtext: after.is_empty(),
-                now: at(0),
-            };
-            block_on(bench.accounts.verify(request));
-            bench.accounts.lockout().forgive("mem");
-        }
-    }
-    let control = reveal();
-    assert!(in_memory(&masked, MASK) > 0, "the search finds what is there");
-    drop(control);
-    assert_eq!(in_memory(&masked, MASK), 0);
-}
-
-/// How often the unmasked text stands in the writable memory of this process.
-fn in_memory(masked: &[u8], mask: u8) -> usize {
-    let mut memory = File::open("/proc/self/mem").unwrap();
-    let mut found = 0;
-    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
-        let mut words = line.split_whitespace();
-        let (range, mode) = (words.next().unwrap(), words.next().unwrap());
-        if !mode.starts_with("rw") {
-            continue;
-        }
-        let (low, high) = range.split_once('-').unwrap();
-        let (low, high) = (u64::from_str_radix(low, 16).unwrap(), u64::from_str_radix(high, 16).unwrap());
-        let mut content = vec![0; usize::try_from(high - low).unwrap()];
-        memory.seek(SeekFrom::Start(low)).unwrap();
-        if memory.read_exact(&mut content).is_err() {
-            continue;
-        }
-        for byte in &mut content {
-            *byte ^= mask;
-        }
-        found += content.windows(masked.len()).filter(|window| *window == masked).count();
-    }
-    found
 }
 
 proptest! {
