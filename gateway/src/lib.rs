@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod lease;
 pub mod net;
 pub mod overlay;
+pub mod pam;
 pub mod pki;
 pub mod routes;
 pub mod shard;
