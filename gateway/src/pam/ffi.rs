@@ -2,12 +2,15 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::ptr::{self, NonNull};
 
 use nix::unistd::ForkResult;
 use tessera_proto::Secret;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::wire::{MAX_TEXT, Verdict, printable};
 
@@ -18,8 +21,9 @@ const PAM_SUCCESS: c_int = 0;
 const PAM_BUF_ERR: c_int = 5;
 const PAM_CONV_ERR: c_int = 19;
 /// Codes that are a definite no: permission denied, authentication error, insufficient credentials, unknown user, tries used
-/// up, new password required, account expired, credentials unavailable or expired, password expired.
-const REFUSALS: [c_int; 10] = [6, 7, 8, 10, 11, 12, 13, 15, 16, 27];
+/// up, new password required, account expired, credentials unavailable or expired, password expired. And the system error: it
+/// is what `pam_exec` says when its program says no, and a no that looks like a fault would be guessed at without end.
+const REFUSALS: [c_int; 11] = [4, 6, 7, 8, 10, 11, 12, 13, 15, 16, 27];
 const PAM_TTY: c_int = 3;
 const PAM_RHOST: c_int = 4;
 const PAM_PROMPT_ECHO_OFF: c_int = 1;
@@ -57,8 +61,13 @@ struct PamHandle {
 }
 
 type Start = unsafe extern "C" fn(*const c_char, *const c_char, *const Conv, *mut *mut PamHandle) -> c_int;
-type StartConfdir =
-    unsafe extern "C" fn(*const c_char, *const c_char, *const Conv, *const c_char, *mut *mut PamHandle) -> c_int;
+type StartConfdir = unsafe extern "C" fn(
+    *const c_char,
+    *const c_char,
+    *const Conv,
+    *const c_char,
+    *mut *mut PamHandle,
+) -> c_int;
 type SetItem = unsafe extern "C" fn(*mut PamHandle, c_int, *const c_void) -> c_int;
 type Step = unsafe extern "C" fn(*mut PamHandle, c_int) -> c_int;
 type StrError = unsafe extern "C" fn(*mut PamHandle, c_int) -> *const c_char;
@@ -93,7 +102,8 @@ impl Library {
     pub(super) fn open() -> Result<Self, String> {
         // SAFETY: the name is a C string; initialisers of libpam have no demands.
         let library = unsafe { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-        let library = NonNull::new(library).ok_or_else(|| format!("cannot open libpam.so.0: {}", dl_error()))?;
+        let library =
+            NonNull::new(library).ok_or_else(|| format!("cannot open libpam.so.0: {}", dl_error()))?;
         let need = |name: &CStr| {
             symbol(library, name).ok_or_else(|| format!("libpam.so.0 has no {}", name.to_string_lossy()))
         };
@@ -332,9 +342,17 @@ pub(super) fn isolate(command: &mut Command) {
     let prepare = || {
         nix::unistd::setsid()?;
         // SAFETY: a plain system call on descriptor numbers; nothing is closed before exec.
-        let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        let done =
+            unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
     // SAFETY: `prepare` makes async-signal-safe system calls only, and touches no memory of the parent.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Watches a descriptor for input.
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays open and refers to the same file for as long as it lives, and the `AsyncFd` owns it.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    watched.map_err(Into::into)
 }

@@ -21,6 +21,7 @@ mod wire;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -91,8 +92,10 @@ pub enum PamDecision {
 /// The way to PAM. Dropping it ends the helper and the logins that run.
 #[derive(Debug)]
 pub struct Pam {
-    jobs: Option<mpsc::Sender<Job>>,
-    stats: std::sync::Arc<PamStats>,
+    jobs: mpsc::Sender<Job>,
+    /// Dropped to stop the thread.
+    stop: Option<oneshot::Sender<()>>,
+    stats: Arc<PamStats>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -105,16 +108,17 @@ impl Pam {
     pub fn start(options: PamOptions) -> Result<Self, PamError> {
         let helper = Helper::start(&options).map_err(PamError)?;
         let system = |error: std::io::Error| PamError(format!("no thread: {error}"));
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let stats = std::sync::Arc::new(PamStats::default());
-        let counted = std::sync::Arc::clone(&stats);
+        let (stop, stopped) = oneshot::channel();
+        let stats = Arc::new(PamStats::default());
+        stats.helper.store(helper.pid(), std::sync::atomic::Ordering::Relaxed);
+        let counted = Arc::clone(&stats);
         let thread = std::thread::Builder::new()
             .name("pam".into())
-            .spawn(move || runtime.block_on(runner::serve(queue, options, helper, counted)))
+            .spawn(move || runtime.block_on(runner::serve(queue, stopped, options, helper, counted)))
             .map_err(system)?;
-        Ok(Self { jobs: Some(jobs), stats, thread: Some(thread) })
+        Ok(Self { jobs, stop: Some(stop), stats, thread: Some(thread) })
     }
 
     /// Asks PAM about a user: the password is the first answer, what was asked beyond it follows. To drop the future gives
@@ -126,8 +130,7 @@ impl Pam {
         }
         let (reply, decision) = oneshot::channel();
         let job = Job { user: user.to_owned(), answers, rhost, reply };
-        let taken = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
-        if !taken {
+        if self.jobs.try_send(job).is_err() {
             return self.stats.no_answer(format!("{QUEUE} logins are waiting already"));
         }
         decision.await.unwrap_or_else(|_| self.stats.no_answer("the gateway stops".to_owned()))
@@ -142,7 +145,7 @@ impl Pam {
 
 impl Drop for Pam {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.stop = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -38,7 +38,8 @@ impl Helper {
     pub(super) fn start(options: &PamOptions) -> Result<Self, String> {
         let text = |error: Errno| error.desc().to_owned();
         let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(text)?;
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(text)?;
         setsockopt(&ours, sockopt::ReceiveTimeout, &TimeVal::seconds(READY_WITHIN)).map_err(text)?;
         let program = options.program.as_deref().unwrap_or(Path::new("/proc/self/exe"));
         let mut command = Command::new(program);
@@ -73,6 +74,11 @@ impl Helper {
         self.receive(MsgFlags::MSG_DONTWAIT)
     }
 
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A copy of the socket, to wait for.
     pub(super) fn watched(&self) -> io::Result<OwnedFd> {
         self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
@@ -82,7 +88,9 @@ impl Helper {
         let mut buffer = [0; MAX_MESSAGE];
         match recv(self.fd()?, &mut buffer, flags)? {
             0 => Ok(None),
-            len => FromHelper::decode(&buffer[..len]).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+            len => {
+                FromHelper::decode(&buffer[..len]).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            }
         }
     }
 

@@ -1,15 +1,14 @@
 //! The thread that talks with the helper, and starts another when it dies.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tessera_proto::Secret;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -17,13 +16,15 @@ use tracing::{error, info, warn};
 
 use super::process::Helper;
 use super::wire::{FromHelper, ToHelper, Verdict};
-use super::{MAX_RUNNING, PamDecision, PamOptions};
+use super::{MAX_RUNNING, PamDecision, PamOptions, ffi};
 use crate::clock;
 
 /// First pause before a dead helper is replaced; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause. A helper that lived longer than this began well.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often it is looked whether clients of running logins have left: a stuck module must not hold places for long.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// A login to decide.
 #[derive(Debug)]
@@ -46,7 +47,9 @@ pub struct PamStats {
     /// Logins without a decision.
     pub no_answer: AtomicU64,
     /// Helpers that died.
-    pub restarts: AtomicU64,
+    pub lost: AtomicU64,
+    /// The helper's process id; 0 while there is none.
+    pub helper: AtomicU32,
 }
 
 impl PamStats {
@@ -74,14 +77,14 @@ struct Runner {
     retry: Instant,
     pause: Duration,
     next_id: u64,
-    running: HashMap<u64, Job>,
-    /// When logins run out of time, the first one first.
-    deadlines: VecDeque<(Instant, u64)>,
+    /// Logins that the helper has, and when they run out of time.
+    running: HashMap<u64, (Job, Instant)>,
 }
 
-/// Serves logins until their queue closes.
+/// Serves logins until `stop` is dropped.
 pub(super) async fn serve(
     mut jobs: mpsc::Receiver<Job>,
+    mut stop: oneshot::Receiver<()>,
     options: PamOptions,
     helper: Helper,
     stats: Arc<PamStats>,
@@ -96,22 +99,24 @@ pub(super) async fn serve(
         pause: FIRST_PAUSE,
         next_id: 0,
         running: HashMap::new(),
-        deadlines: VecDeque::new(),
     };
     runner.begin(Ok(helper));
     loop {
         let room = runner.up.is_none() || runner.running.len() < MAX_RUNNING;
-        let deadline = match (&runner.up, runner.deadlines.front()) {
-            (None, _) => Some(runner.retry),
-            (Some(_), front) => front.map(|(deadline, _)| *deadline),
+        let wake = if runner.up.is_none() {
+            Some(runner.retry)
+        } else {
+            let first = runner.running.values().map(|(_, deadline)| *deadline).min();
+            first.map(|deadline| deadline.min(clock::now() + SWEEP))
         };
         tokio::select! {
+            _ = &mut stop => return,
             job = jobs.recv(), if room => match job {
                 Some(job) => runner.take(job),
                 None => return,
             },
             () = runner.readable() => runner.read(),
-            () = sleep_until(deadline.unwrap_or(now).into()), if deadline.is_some() => runner.tick(),
+            () = sleep_until(wake.unwrap_or(now).into()), if wake.is_some() => runner.tick(),
         }
     }
 }
@@ -126,7 +131,7 @@ impl Runner {
         }
     }
 
-    fn take(&mut self, job: Job) {
+    fn take(&mut self, mut job: Job) {
         if job.reply.is_closed() {
             return;
         }
@@ -136,11 +141,10 @@ impl Runner {
         };
         self.next_id += 1;
         let id = self.next_id;
-        let answers = job.answers.clone();
+        let answers = std::mem::take(&mut job.answers);
         let login = ToHelper::Login { id, user: job.user.clone(), rhost: job.rhost, answers };
         let sent = up.helper.send(&login);
-        self.running.insert(id, job);
-        self.deadlines.push_back((clock::now() + self.options.timeout, id));
+        self.running.insert(id, (job, clock::now() + self.options.timeout));
         if let Err(error) = sent {
             self.lost(&format!("takes no requests: {error}"));
         }
@@ -160,7 +164,7 @@ impl Runner {
 
     fn answer(&mut self, id: u64, verdict: Verdict) {
         // It may have run out of time just now.
-        let Some(job) = self.running.remove(&id) else { return };
+        let Some((job, _)) = self.running.remove(&id) else { return };
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
         let decision = match verdict {
             Verdict::Allow => {
@@ -191,13 +195,15 @@ impl Runner {
             }
             return;
         }
-        while let Some((deadline, id)) = self.deadlines.front().copied()
-            && deadline <= now
-        {
-            self.deadlines.pop_front();
-            let Some(job) = self.running.remove(&id) else { continue };
-            let seconds = self.options.timeout.as_secs_f32();
-            let _ = job.reply.send(self.stats.no_answer(format!("PAM did not answer within {seconds} s")));
+        let over = |(job, deadline): &(Job, Instant)| *deadline <= now || job.reply.is_closed();
+        let ids: Vec<u64> = self.running.iter().filter(|(_, login)| over(login)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some((job, _)) = self.running.remove(&id) else { continue };
+            if !job.reply.is_closed() {
+                let seconds = self.options.timeout.as_secs_f32();
+                let why = format!("PAM did not answer within {seconds} s");
+                let _ = job.reply.send(self.stats.no_answer(why));
+            }
             if let Some(up) = &self.up
                 && let Err(error) = up.helper.send(&ToHelper::Cancel { id })
             {
@@ -213,33 +219,38 @@ impl Runner {
             // After the gateway has dropped its privileges a new helper lacks them: modules would call right passwords
             // wrong, and clients would be refused instead of told to come back.
             if helper.uid != self.uid {
-                return Err(format!("it runs as user {} and must be {}: restart the gateway", helper.uid, self.uid));
+                return Err(format!(
+                    "it runs as user {} and must be {}: restart the gateway",
+                    helper.uid, self.uid
+                ));
             }
             let text = |error: io::Error| error.to_string();
             let socket = helper.watched().map_err(text)?;
-            let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(text)?;
+            let socket = ffi::watch(socket).map_err(text)?;
             Ok(Up { helper, socket, since: clock::now() })
         });
         match helper {
-            Ok(up) => self.up = Some(up),
+            Ok(up) => {
+                self.stats.helper.store(up.helper.pid(), Ordering::Relaxed);
+                self.up = Some(up);
+            }
             Err(why) => {
-                self.retry_later();
                 error!("no PAM helper: {why}; next try in {} s", self.pause.as_secs());
+                self.retry_later();
             }
         }
     }
 
     fn lost(&mut self, how: &str) {
         let Some(up) = self.up.take() else { return };
-        self.stats.restarts.fetch_add(1, Ordering::Relaxed);
+        self.stats.lost.fetch_add(1, Ordering::Relaxed);
         if clock::now().saturating_duration_since(up.since) > LONGEST_PAUSE {
             self.pause = FIRST_PAUSE;
         }
-        self.retry = clock::now() + self.pause;
+        self.stats.helper.store(0, Ordering::Relaxed);
         error!("the PAM helper {how}; the next one starts in {} s", self.pause.as_secs());
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.deadlines.clear();
-        for (_, job) in self.running.drain() {
+        self.retry_later();
+        for (_, (job, _)) in self.running.drain() {
             let _ = job.reply.send(self.stats.no_answer("the PAM helper ended".to_owned()));
         }
     }

@@ -110,7 +110,9 @@ impl FromHelper {
                 match verdict {
                     Verdict::Allow => out.byte(1),
                     Verdict::Deny { why } => out.byte(2).text(clip(why)),
-                    Verdict::NeedMore { prompt, echo } => out.byte(3).byte(u8::from(*echo)).text(clip(prompt)),
+                    Verdict::NeedMore { prompt, echo } => {
+                        out.byte(3).byte(u8::from(*echo)).text(clip(prompt))
+                    }
                     Verdict::NoAnswer { why } => out.byte(4).text(clip(why)),
                 };
             }
