@@ -24,6 +24,9 @@ use super::wire::{FromHelper, MAX_MESSAGE, ToHelper, Verdict};
 /// Where Linux-PAM looks for services.
 const CONFDIRS: [&str; 3] = ["/etc/pam.d", "/usr/etc/pam.d", "/usr/lib/pam.d"];
 
+/// Children at a time: as many again as logins, for those that have answered or were given up and are about to end.
+const MAX_CHILDREN: usize = 2 * MAX_RUNNING;
+
 /// A login under way in a child.
 struct Running {
     id: u64,
@@ -157,8 +160,8 @@ impl Helper {
     }
 
     fn begin(&mut self, id: u64, user: &str, rhost: &str, answers: Vec<tessera_proto::Secret<String>>) {
-        if self.running.len() >= MAX_RUNNING {
-            return self.no_answer(id, format!("{MAX_RUNNING} logins run already"));
+        if self.running.len() >= MAX_CHILDREN {
+            return self.no_answer(id, format!("{MAX_CHILDREN} logins run or end already"));
         }
         let (Ok(user), Ok(rhost)) = (CString::new(user), CString::new(rhost)) else {
             return self.no_answer(id, "a NUL byte in a user name".to_owned());

@@ -86,11 +86,13 @@ impl Helper {
 
     fn receive(&self, flags: MsgFlags) -> io::Result<Option<FromHelper>> {
         let mut buffer = [0; MAX_MESSAGE];
-        match recv(self.fd()?, &mut buffer, flags)? {
-            0 => Ok(None),
-            len => {
+        match recv(self.fd()?, &mut buffer, flags) {
+            // A reset: it ended and left something unread.
+            Ok(0) | Err(Errno::ECONNRESET) => Ok(None),
+            Ok(len) => {
                 FromHelper::decode(&buffer[..len]).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
             }
+            Err(error) => Err(error.into()),
         }
     }
 

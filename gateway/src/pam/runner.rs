@@ -62,8 +62,9 @@ impl PamStats {
 
 /// A helper at work.
 struct Up {
-    helper: Helper,
+    /// Dropped first: the helper ends when the last copy of its socket is closed.
     socket: AsyncFd<OwnedFd>,
+    helper: Helper,
     since: Instant,
 }
 
@@ -227,7 +228,7 @@ impl Runner {
             let text = |error: io::Error| error.to_string();
             let socket = helper.watched().map_err(text)?;
             let socket = ffi::watch(socket).map_err(text)?;
-            Ok(Up { helper, socket, since: clock::now() })
+            Ok(Up { socket, helper, since: clock::now() })
         });
         match helper {
             Ok(up) => {
