@@ -49,11 +49,8 @@ impl Accounts {
         otp: Option<OtpKind>,
     ) -> Result<Added, AccountsError> {
         check_name(name).map_err(|(_, reason)| AccountsError::Invalid(reason))?;
-        let generated = if password.is_none() { Some(generate_password()?) } else { None };
-        let Some(given) = password.as_ref().or(generated.as_ref()) else {
-            return Err(AccountsError::Invalid("no password".to_owned()));
-        };
-        let hash = self.hash(given)?;
+        let (password, generated) = given_or_generated(password)?;
+        let hash = self.hash(&password)?;
         let otp = otp.map(Otp::generate).transpose().map_err(AccountsError::System)?;
         let mut added = self.show(name, otp.as_ref());
         self.inner.store.change(name, |old| match old {
@@ -61,7 +58,7 @@ impl Accounts {
             None => Ok(Some(User { name: name.to_owned(), hash, otp, disabled: false })),
         })?;
         self.inner.lockout.forgive(name);
-        added.password = generated;
+        added.password = generated.then_some(password);
         Ok(added)
     }
 
@@ -106,14 +103,11 @@ impl Accounts {
         name: &str,
         password: Option<Secret<String>>,
     ) -> Result<Option<Secret<String>>, AccountsError> {
-        let generated = if password.is_none() { Some(generate_password()?) } else { None };
-        let Some(given) = password.as_ref().or(generated.as_ref()) else {
-            return Err(AccountsError::Invalid("no password".to_owned()));
-        };
-        let hash = self.hash(given)?;
+        let (password, generated) = given_or_generated(password)?;
+        let hash = self.hash(&password)?;
         self.inner.store.change(name, |old| Ok(Some(User { hash, ..known(name, old)?.clone() })))?;
         self.inner.lockout.forgive(name);
-        Ok(generated)
+        Ok(generated.then_some(password))
     }
 
     /// Disables a user, or enables it again.
@@ -153,6 +147,14 @@ impl Accounts {
 
 fn known<'a>(name: &str, user: Option<&'a User>) -> Result<&'a User, AccountsError> {
     user.ok_or_else(|| AccountsError::Unknown(name.to_owned()))
+}
+
+/// The password, and whether it is ours.
+fn given_or_generated(password: Option<Secret<String>>) -> Result<(Secret<String>, bool), AccountsError> {
+    match password {
+        Some(password) => Ok((password, false)),
+        None => generate_password().map(|password| (password, true)),
+    }
 }
 
 /// Sixteen letters and digits in groups of four.

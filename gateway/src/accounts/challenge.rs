@@ -2,7 +2,7 @@
 //! all shards, since it may come back to any.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -38,7 +38,7 @@ struct Waiting {
     state: [u8; 32],
     certificate: Option<Fingerprint>,
     /// The account as it was: one that changed must prove its password anew.
-    user: User,
+    user: Arc<User>,
     ends: Instant,
 }
 
@@ -50,13 +50,13 @@ impl Challenges {
     /// A state for a user whose password was right.
     pub(super) fn issue(
         &self,
-        user: &User,
+        user: &Arc<User>,
         certificate: Option<Fingerprint>,
         now: Instant,
     ) -> Result<Secret<String>, String> {
         let state = Secret::new(HEXLOWER.encode(&super::hash::random::<STATE_BYTES>()?));
         let ends = now + self.lifetime;
-        let waiting = Waiting { state: hash(state.expose()), certificate, user: user.clone(), ends };
+        let waiting = Waiting { state: hash(state.expose()), certificate, user: Arc::clone(user), ends };
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         let mut list = users.pop(&user.name).unwrap_or_default();
         list.retain(|waiting| waiting.ends > now);
@@ -79,7 +79,7 @@ impl Challenges {
         certificate: Option<&Fingerprint>,
         state: &str,
         now: Instant,
-    ) -> Option<User> {
+    ) -> Option<Arc<User>> {
         let state = hash(state);
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         let list = users.get_mut(user)?;
@@ -103,9 +103,9 @@ mod tests {
     use super::*;
     use crate::accounts::hash::{Cost, PasswordHash};
 
-    fn user(name: &str) -> User {
+    fn user(name: &str) -> Arc<User> {
         let hash = PasswordHash::of_nobody(Cost::WEAKEST).unwrap();
-        User { name: name.to_owned(), hash, otp: None, disabled: false }
+        Arc::new(User { name: name.to_owned(), hash, otp: None, disabled: false })
     }
 
     fn at(seconds: u64) -> Instant {

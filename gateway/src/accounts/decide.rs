@@ -66,7 +66,7 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Pending {
     /// The account as it was.
-    user: User,
+    user: Arc<User>,
     source: IpAddr,
     tries: u8,
     ends: Instant,
@@ -287,7 +287,7 @@ impl Inner {
         if request.crtext {
             count(&self.stats.asked);
             let ends = request.now.mono + self.lifetime;
-            let pending = Pending { user: User::clone(user), source: request.source, tries: TRIES, ends };
+            let pending = Pending { user: Arc::clone(user), source: request.source, tries: TRIES, ends };
             return Decision::AskInSession { prompt: self.prompt.clone(), pending };
         }
         match self.challenges.issue(user, request.certificate, request.now.mono) {

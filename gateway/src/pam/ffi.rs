@@ -44,7 +44,8 @@ struct Message {
 #[repr(C)]
 struct Response {
     text: *mut c_char,
-    retcode: c_int,
+    /// Not used, always 0.
+    _retcode: c_int,
 }
 
 type Converse = extern "C" fn(c_int, *mut *const Message, *mut *mut Response, *mut c_void) -> c_int;
@@ -244,10 +245,10 @@ extern "C" fn converse(
     let Some(talk) = (unsafe { data.cast::<Talk>().as_mut() }) else {
         return PAM_CONV_ERR;
     };
+    // SAFETY: Linux-PAM passes an array of `count` pointers that lives during this call.
+    let messages = unsafe { std::slice::from_raw_parts(messages, len) };
     let mut chosen: Vec<Option<usize>> = Vec::with_capacity(len);
-    for n in 0..len {
-        // SAFETY: Linux-PAM passes an array of `count` pointers.
-        let message = unsafe { messages.add(n).read() };
+    for message in messages {
         // SAFETY: each of them points to a message that lives during this call.
         let Some(message) = (unsafe { message.as_ref() }) else {
             return PAM_CONV_ERR;
@@ -277,15 +278,16 @@ extern "C" fn converse(
     if array.is_null() {
         return PAM_BUF_ERR;
     }
-    for (n, answer) in chosen.into_iter().enumerate() {
+    // SAFETY: the array has `len` elements of zeros, and nobody else has it yet.
+    let filled = unsafe { std::slice::from_raw_parts_mut(array, len) };
+    for (response, answer) in filled.iter_mut().zip(chosen) {
         let Some(answer) = answer.and_then(|answer| talk.answers.get(answer)) else { continue };
         let text = c_copy(answer.expose());
         if text.is_null() {
             // Answers given so far are left to the end of this process, which comes next.
             return PAM_BUF_ERR;
         }
-        // SAFETY: the array has `len` elements, and `n` is below.
-        unsafe { array.add(n).write(Response { text, retcode: 0 }) };
+        response.text = text;
     }
     // SAFETY: the module gave us a place for the pointer, and takes the array over.
     unsafe { responses.write(array) };

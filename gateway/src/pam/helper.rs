@@ -71,10 +71,7 @@ pub fn run() -> Result<(), String> {
     let ended = SignalFd::with_flags(&ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| error.to_string())?;
 
-    let hello = match receive(&socket, MsgFlags::empty()) {
-        Some(Some(hello)) => hello,
-        _ => return Ok(()),
-    };
+    let Some(Some(hello)) = receive(&socket, MsgFlags::empty()) else { return Ok(()) };
     let ToHelper::Hello { service, confdir } = hello else {
         return Err("the gateway did not say hello".to_owned());
     };
