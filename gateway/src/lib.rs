@@ -1,5 +1,6 @@
 //! Tessera, the gateway daemon: module map in the order of the data flow.
 
+pub mod accounts;
 pub mod admin;
 pub mod cli;
 pub mod clock;
@@ -13,6 +14,7 @@ pub mod hooks;
 pub mod lease;
 pub mod net;
 pub mod overlay;
+pub mod pam;
 pub mod pki;
 pub mod plugins;
 pub mod routes;

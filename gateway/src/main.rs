@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tesserad::cli::{self, Invocation, KeyKind, Output};
 use tesserad::config::Report;
-use tesserad::{daemon, exit, genkey, plugins};
+use tesserad::{daemon, exit, genkey, pam, plugins};
 
 fn main() -> ExitCode {
     let mut argv = Vec::new();
@@ -15,6 +15,13 @@ fn main() -> ExitCode {
             Ok(word) => argv.push(word),
             Err(word) => return complain(exit::USAGE, &format!("not UTF-8: {}", word.display())),
         }
+    }
+    // The gateway runs itself so; it is no word for people, and not in the help.
+    if argv == [pam::HELPER_WORD] {
+        return match pam::run_helper() {
+            Ok(()) => ExitCode::from(exit::OK),
+            Err(error) => complain(exit::USAGE, &error),
+        };
     }
     let working_directory = match std::env::current_dir() {
         Ok(directory) => directory,
