@@ -1,13 +1,19 @@
 //! `client-connect` and what follows from it: where it said yes, `client-disconnect` runs once, whatever becomes of the login.
 
 use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::runner::{Program, Ran, Refused};
 use super::stats::HookKind;
-use super::{Answer, Env, HookHandle};
+use super::{Answer, Env, HookDir, HookFile, HookHandle};
+
+/// Largest file that `client-connect` may write.
+pub(super) const MAX_CONNECT_FILE: usize = 64 * 1024;
 
 /// A `client-connect` under way. It goes on when this is dropped; if it says yes then, `client-disconnect` is run by itself.
 #[derive(Debug)]
@@ -61,6 +67,36 @@ impl Connecting {
         if let Ok(Connected { farewell: Some(farewell), .. }) = self.answer().await {
             farewell.run(&Totals::default()).await;
         }
+    }
+}
+
+/// A file for what a plugin's client-connect writes. It is made and read on threads that may wait for the disk.
+#[derive(Debug)]
+pub struct ConnectFile(HookFile);
+
+impl ConnectFile {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) async fn create(dir: Arc<HookDir>) -> io::Result<Self> {
+        let make = move || dir.file("connect", b"");
+        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)?.map(Self)
+    }
+
+    /// Its path, for the plugin.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// What is in it, and removes it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is larger than what a program may write.
+    pub async fn take(self) -> io::Result<Zeroizing<Vec<u8>>> {
+        let read = move || self.0.read(MAX_CONNECT_FILE);
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
     }
 }
 

@@ -8,14 +8,12 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::answers::Control;
+use super::connect::MAX_CONNECT_FILE;
 use super::deferral::Returned;
 use super::process::{self, Outcome};
 use super::runner::{Context, Program, Ran};
 use super::stats::{HookKind, Stage};
 use super::{Answer, AuthAnswer, Deferral, HookFile};
-
-/// Largest file that `client-connect` may write.
-const MAX_CONNECT_FILE: usize = 64 * 1024;
 
 /// Runs a program with its files. The slot is given back when the program has ended: people who think about their second
 /// factor keep nobody else from running.

@@ -1,7 +1,9 @@
 //! The hooks of a server, each with its contract.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use tessera_proto::Secret;
 use zeroize::Zeroizing;
@@ -9,7 +11,7 @@ use zeroize::Zeroizing;
 use super::env::printable;
 use super::runner::{JobFile, Program, Ran};
 use super::stats::HookKind;
-use super::{Answer, AuthAnswer, Connecting, Deferral, DeferralError, Env, Farewell, HookHandle};
+use super::{Answer, AuthAnswer, ConnectFile, Connecting, Deferral, DeferralError, Env, Farewell, HookHandle};
 use crate::config::{AuthHook, CredentialsVia, HookCommand};
 
 /// Longest response to a challenge; control messages are no longer.
@@ -96,6 +98,14 @@ impl Hook {
     /// When too many logins wait already, the files cannot be made, or the gateway stops.
     pub async fn deferral(&self) -> Result<Deferral, DeferralError> {
         self.handle.deferral().await
+    }
+
+    /// A file in which a plugin may write what `client-connect` writes.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn connect_file(&self) -> io::Result<ConnectFile> {
+        ConnectFile::create(Arc::clone(&self.handle.dir)).await
     }
 
     /// `auth-user-pass-verify`: user name and password by environment, or by a file of two lines. Exit code 0 is yes, 2 that

@@ -24,7 +24,7 @@ mod watch;
 
 pub(crate) use env::printable;
 pub use answers::{PendingAuth, PendingMethod};
-pub use connect::{Connected, Connecting, Farewell, Totals};
+pub use connect::{ConnectFile, Connected, Connecting, Farewell, Totals};
 pub use deferral::{AuthAnswer, Deferral, DeferralError, DeferredEvent, Returned};
 pub use env::{Env, PATH};
 pub use files::{HookDir, HookFile};

@@ -130,6 +130,7 @@ pub struct HookHandle {
     queue: mpsc::Sender<Job>,
     requests: mpsc::Sender<DeferralReply>,
     stats: Arc<HookStats>,
+    pub(super) dir: Arc<HookDir>,
 }
 
 /// The runner. Dropping it ends the hooks that run, with their process groups, forgets those that wait, and returns when

@@ -135,6 +135,16 @@ impl KindStats {
         })
     }
 
+    /// A run has ended.
+    pub(crate) fn ended(&self, failed: bool, timeout: bool, took: Duration) {
+        let bucket = DURATION_BUCKETS.partition_point(|end| *end < took.as_secs_f64());
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        self.durations[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
+        self.timeouts.fetch_add(u64::from(timeout), Ordering::Relaxed);
+    }
+
     /// What did not count as a failure when the program ended was one.
     pub(super) fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
@@ -180,13 +190,7 @@ impl HookStats {
 
     /// A program has ended. `failed`: it did not say yes, and does not say more later.
     pub(super) fn ended(&self, kind: HookKind, outcome: Outcome, failed: bool, took: Duration) {
-        let stats = self.kind(kind);
-        let bucket = DURATION_BUCKETS.partition_point(|end| *end < took.as_secs_f64());
-        stats.runs.fetch_add(1, Ordering::Relaxed);
-        stats.durations[bucket].fetch_add(1, Ordering::Relaxed);
-        stats.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        stats.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
-        stats.timeouts.fetch_add(u64::from(outcome == Outcome::Timeout), Ordering::Relaxed);
+        self.kind(kind).ended(failed, outcome == Outcome::Timeout, took);
     }
 
     /// Counts a hook at a stage until what is returned is dropped. `None` is a plugin.

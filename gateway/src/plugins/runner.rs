@@ -83,14 +83,9 @@ impl PluginStats {
     }
 
     pub(super) fn ended(&self, kind: PluginKind, outcome: &PluginOutcome, took: Duration) {
-        let stats = &self.kinds[kind as usize];
-        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        stats.runs.fetch_add(1, Relaxed);
-        stats.total_ms.fetch_add(millis, Relaxed);
         let failed = matches!(outcome, PluginOutcome::Error | PluginOutcome::NoAnswer(_));
         let late = matches!(outcome, PluginOutcome::NoAnswer(NoAnswer::Timeout));
-        stats.failures.fetch_add(failed.into(), Relaxed);
-        stats.timeouts.fetch_add(late.into(), Relaxed);
+        self.kinds[kind as usize].ended(failed, late, took);
     }
 }
 

@@ -39,6 +39,13 @@ const MAX_NONCOOKIE: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(u64);
 
+impl Handle {
+    /// Its number, for names of sessions outside.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Everything that an endpoint is told at its start.
 pub struct EndpointConfig {
     /// Numbers of every session.
