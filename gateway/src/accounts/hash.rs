@@ -30,7 +30,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// 19 MiB, two passes, one lane: the first choice of OWASP's Password Storage Cheat Sheet, about 20 ms of one core.
+    /// 19 MiB, two passes, one lane: the first choice of OWASP's Password Storage Cheat Sheet, about 30 ms of one core.
     pub const OWASP: Self = Self { memory_kib: 19 * 1024, passes: 2, lanes: 1 };
     /// Weaker hashes are not taken: 1 MiB is passed over in a millisecond.
     pub const WEAKEST: Self = Self { memory_kib: 1024, passes: 1, lanes: 1 };
@@ -123,8 +123,8 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Computes hashes in memory of its own, which it keeps: taking and giving back 19 MiB for each login would cost as much
-/// as a fifth of the hash.
+/// Computes hashes in memory of its own, which it keeps: to have 19 MiB cleared by the kernel for each hash would cost
+/// thousands of page faults.
 #[derive(Default)]
 pub(super) struct Hasher {
     blocks: Vec<Block>,

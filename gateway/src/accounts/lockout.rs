@@ -21,11 +21,11 @@ const PAIR_FIRST: Duration = Duration::from_secs(30);
 const PAIR_LONGEST: Duration = Duration::from_secs(900);
 /// Failures of one user from everywhere: guessing from many addresses.
 const USER_FAILURES: u32 = 100;
-/// Lock of a user from everywhere: 100 guesses in 25 minutes at most, against a six-digit code with three valid steps
-/// 2 % in a day.
+/// Lock of a user from everywhere. It does not grow, and failures are counted anew afterwards: otherwise a stranger's single
+/// guess would keep the user out. Against a six-digit code with three valid steps, 100 guesses each time are 3 % in a day.
 const USER_LOCK: Duration = Duration::from_secs(900);
-/// Users and prefixes that are remembered; then the one that failed longest ago is forgotten. To push one out takes this
-/// many failures within its window, each of which costs us a hash: more than the pool computes in that time.
+/// Users and prefixes that are remembered; then the one that failed longest ago is forgotten. About 10 MB each. To push one
+/// out takes this many failures of others within its window, each with a handshake and a hash of its own.
 const ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 /// One network of an IPv4 client: its address.
 const PREFIX_V4: u8 = 32;
@@ -52,11 +52,12 @@ struct Tables {
 struct Rule {
     failures: u32,
     first: Duration,
-    longest: Duration,
+    /// Each failure after a lock doubles the next, up to this. `None`: after a lock everything begins again.
+    longest: Option<Duration>,
 }
 
-const PAIR: Rule = Rule { failures: PAIR_FAILURES, first: PAIR_FIRST, longest: PAIR_LONGEST };
-const USER: Rule = Rule { failures: USER_FAILURES, first: USER_LOCK, longest: USER_LOCK };
+const PAIR: Rule = Rule { failures: PAIR_FAILURES, first: PAIR_FIRST, longest: Some(PAIR_LONGEST) };
+const USER: Rule = Rule { failures: USER_FAILURES, first: USER_LOCK, longest: None };
 
 /// Failures of one key.
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +150,8 @@ fn note<K: Hash + Eq>(table: &mut LruCache<K, Failures>, key: K, rule: &Rule, no
     let mut failures = table.pop(&key).unwrap_or(new);
     // After a quiet window everything begins again; before the first lock, failures of an older window do not count.
     let quiet = now.saturating_since(failures.until) > WINDOW;
-    if quiet || (failures.locks == 0 && now.saturating_since(failures.since) > WINDOW) {
+    let served = failures.locks > 0 && rule.longest.is_none() && failures.until <= now;
+    if quiet || served || (failures.locks == 0 && now.saturating_since(failures.since) > WINDOW) {
         failures = new;
     }
     failures.count = failures.count.saturating_add(1);
@@ -158,7 +160,7 @@ fn note<K: Hash + Eq>(table: &mut LruCache<K, Failures>, key: K, rule: &Rule, no
     let begins = !in_lock && failures.count >= rule.failures;
     if begins {
         let doubled = rule.first.saturating_mul(1_u32.checked_shl(failures.locks).unwrap_or(u32::MAX));
-        failures.until = now + doubled.min(rule.longest);
+        failures.until = now + doubled.min(rule.longest.unwrap_or(rule.first));
         failures.locks = failures.locks.saturating_add(1);
     } else if !in_lock {
         failures.until = now;
@@ -246,6 +248,8 @@ mod tests {
         assert_eq!(lockout.locked("alice", ip("198.51.100.1"), at(1)), Some(USER_LOCK));
         assert_eq!(lockout.locked("alice", ip("198.51.100.1"), at(901)), None);
         assert_eq!(lockout.locked("bob", ip("198.51.100.1"), at(1)), None);
+        lockout.failed("alice", ip("198.51.100.2"), at(902));
+        assert_eq!(lockout.locked("alice", ip("198.51.100.1"), at(902)), None, "counted anew");
         lockout.forgive("alice");
         assert_eq!(lockout.locked("alice", ip("198.51.100.1"), at(1)), None);
         assert!(lockout.is_empty());

@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use super::hash::Hasher;
 
-/// Attempts that wait for each thread. One takes about 20 ms per hash and at most three hashes: the last in the queue is
-/// served after 15 s, well within a client's patience (`hand-window`, 60 s).
+/// Attempts that wait for each thread. One takes about 30 ms per hash and, as a rule, at most three hashes: the last in the
+/// queue is served after 23 s, well within a client's patience (`hand-window`, 60 s).
 const QUEUE_PER_THREAD: usize = 256;
-/// Threads at most: each keeps the memory of one hash, and no gateway logs in 1,000 users a second.
+/// Threads at most: each keeps the memory of one hash, and 16 of them log in 500 users a second.
 const MAX_THREADS: usize = 16;
 
 type Job = Box<dyn FnOnce(&mut Hasher) + Send>;
