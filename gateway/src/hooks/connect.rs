@@ -111,6 +111,15 @@ pub struct Totals {
     pub duration: u64,
 }
 
+impl Totals {
+    /// `bytes_received`, `bytes_sent` and `time_duration`.
+    pub fn export(&self, env: &mut Env) {
+        env.set("bytes_received", self.received.to_string())
+            .set("bytes_sent", self.sent.to_string())
+            .set("time_duration", self.duration.to_string());
+    }
+}
+
 /// One `client-disconnect` that is owed because its `client-connect` said yes. It is run once: by [`Self::run`], or else when
 /// this is dropped.
 #[derive(Debug)]
@@ -141,7 +150,7 @@ impl Farewell {
     /// Runs it and waits for its end. Where the queue is full it waits for room: the books that this hook keeps must not
     /// depend on the load. It is run even if the caller goes away.
     pub async fn run(mut self, totals: &Totals) {
-        set_totals(&mut self.env, totals);
+        totals.export(&mut self.env);
         let handle = self.handle.clone();
         let room = handle.room().await;
         let program = self.take();
@@ -168,17 +177,11 @@ impl Drop for Farewell {
             return;
         }
         if self.env.value("bytes_received").is_none() {
-            set_totals(&mut self.env, &Totals::default());
+            Totals::default().export(&mut self.env);
         }
         let program = self.take();
         if let Err(refused) = self.handle.start(program) {
             refused.answer(HookKind::ClientDisconnect);
         }
     }
-}
-
-fn set_totals(env: &mut Env, totals: &Totals) {
-    env.set("bytes_received", totals.received.to_string())
-        .set("bytes_sent", totals.sent.to_string())
-        .set("time_duration", totals.duration.to_string());
 }

@@ -11,7 +11,9 @@ use zeroize::Zeroizing;
 use super::env::printable;
 use super::runner::{JobFile, Program, Ran};
 use super::stats::HookKind;
-use super::{Answer, AuthAnswer, ConnectFile, Connecting, Deferral, DeferralError, Env, Farewell, HookHandle};
+use super::{
+    Answer, AuthAnswer, ConnectFile, Connecting, Deferral, DeferralError, Env, Farewell, HookHandle,
+};
 use crate::config::{AuthHook, CredentialsVia, HookCommand};
 
 /// Longest response to a challenge; control messages are no longer.

@@ -22,10 +22,10 @@ mod stats;
 mod tests;
 mod watch;
 
-pub(crate) use env::printable;
 pub use answers::{PendingAuth, PendingMethod};
 pub use connect::{ConnectFile, Connected, Connecting, Farewell, Totals};
 pub use deferral::{AuthAnswer, Deferral, DeferralError, DeferredEvent, Returned};
+pub(crate) use env::printable;
 pub use env::{Env, PATH};
 pub use files::{HookDir, HookFile};
 pub use kinds::{Assigned, Hook, Peer};

@@ -155,7 +155,7 @@ impl HookRunner {
         let context = Context {
             limit: limits.timeout,
             deferrals: Arc::new(Semaphore::new(DEFERRALS)),
-            watcher: Watcher::new(dir),
+            watcher: Watcher::new(Arc::clone(&dir)),
             stats: Arc::clone(&stats),
             stop: stopped,
         };
@@ -163,7 +163,7 @@ impl HookRunner {
             .name("hooks".into())
             .spawn(move || runtime.block_on(serve(jobs, wanted, limits.concurrency, context)))?;
         let thread = Some(thread);
-        Ok((HookHandle { queue, requests, stats }, Self { stop, thread }))
+        Ok((HookHandle { queue, requests, stats, dir }, Self { stop, thread }))
     }
 }
 

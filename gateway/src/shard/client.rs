@@ -41,6 +41,8 @@ pub(super) struct Client {
     pub(super) v6: Option<Ipv6Addr>,
     /// Networks behind it.
     pub(super) iroutes: Vec<Prefix>,
+    /// Plugins are told that it has gone.
+    pub(super) plugins_connected: bool,
     /// Owed since its `client-connect` said yes.
     pub(super) farewell: Option<Farewell>,
     /// The environment of its hooks.

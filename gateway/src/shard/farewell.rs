@@ -1,14 +1,18 @@
 //! What a client holds, and how it is given back: when a login fails half way, and when a client leaves.
 
+use std::ffi::OsString;
+
 use tessera_proto::endpoint::Handle;
 use tracing::info;
 
+use super::backends::client_key;
 use super::client::{Account, Client};
 use super::state::Shared;
 use crate::clock;
 use crate::data::PeerStats;
 use crate::hooks::{Env, Farewell, Totals};
 use crate::lease::{Lease, PeerHandle};
+use crate::plugins::PluginKind;
 use crate::routes::Prefix;
 
 /// What a login holds before its client is admitted.
@@ -20,6 +24,8 @@ pub(super) struct Resources<'a> {
     pub(super) peer: Option<PeerHandle>,
     /// `client-connect` succeeded: whatever happens, `client-disconnect` runs.
     pub(super) farewell: Option<Farewell>,
+    /// Plugins said yes: they are told when it is gone.
+    pub(super) plugins_connected: bool,
     pub(super) env: Env,
     /// The client record owns everything now; its removal gives it back.
     pub(super) handed_over: bool,
@@ -28,7 +34,17 @@ pub(super) struct Resources<'a> {
 impl<'a> Resources<'a> {
     pub(super) fn new(shard: &'a Shared, handle: Handle, account: &Account, env: Env) -> Self {
         let account = account.clone();
-        Self { shard, handle, account, lease: None, peer: None, farewell: None, env, handed_over: false }
+        Self {
+            shard,
+            handle,
+            account,
+            lease: None,
+            peer: None,
+            farewell: None,
+            plugins_connected: false,
+            env,
+            handed_over: false,
+        }
     }
 
     pub(super) fn keep(self) {
@@ -46,8 +62,12 @@ impl<'a> Resources<'a> {
             self.shard.directory.remove_routes(peer.id);
             self.shard.directory.release_peer(peer, clock::now());
         }
+        let totals = Totals::default();
+        if self.plugins_connected {
+            tell_plugins(self.shard, self.handle, self.env.clone(), &totals).await;
+        }
         if let Some(farewell) = self.farewell.take() {
-            farewell.run(&Totals::default()).await;
+            farewell.run(&totals).await;
         }
         self.shard.directory.release_name(&self.account.common_name, self.shard.session_ref(self.handle));
     }
@@ -76,15 +96,31 @@ pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, d
     if let Some(lease) = client.lease.take() {
         shard.directory.release_lease(lease);
     }
-    if let Some(command) = &shard.config.hooks.learn_address {
-        for prefix in &client.iroutes {
-            shard.hooks.learn_address(command, client.env.clone(), "delete", &learned(*prefix), None).await;
+    let key = client_key(shard.index, handle);
+    for prefix in &client.iroutes {
+        let address = learned(*prefix);
+        let argv = ["delete", &address].map(OsString::from).to_vec();
+        shard.backends.plugins.call(PluginKind::LearnAddress, argv, &client.env, key).await;
+        if let Some(command) = &shard.config.hooks.learn_address {
+            shard.hooks.learn_address(command, client.env.clone(), "delete", &address, None).await;
         }
     }
-    if let Some(farewell) = client.farewell.take() {
-        farewell.run(&Totals { received: stats.received, sent: stats.sent, duration }).await;
+    let totals = Totals { received: stats.received, sent: stats.sent, duration };
+    if client.plugins_connected {
+        tell_plugins(shard, handle, client.env.clone(), &totals).await;
     }
+    if let Some(farewell) = client.farewell.take() {
+        farewell.run(&totals).await;
+    }
+    shard.backends.plugins.forget(key);
     shard.directory.release_name(&client.account.common_name, shard.session_ref(handle));
+}
+
+/// `client-disconnect` of plugins; what they say changes nothing.
+async fn tell_plugins(shard: &Shared, handle: Handle, mut env: Env, totals: &Totals) {
+    totals.export(&mut env);
+    let key = client_key(shard.index, handle);
+    shard.backends.plugins.call(PluginKind::ClientDisconnect, Vec::new(), &env, key).await;
 }
 
 /// A prefix as `learn-address` names it: hosts without a length.

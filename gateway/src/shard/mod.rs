@@ -8,6 +8,7 @@
 //!
 //! Everything of a shard is on its thread: tasks borrow its state for a moment and never across an await.
 
+mod backends;
 mod client;
 mod farewell;
 mod login;
@@ -31,6 +32,7 @@ use crate::net::io::IoBackend;
 use crate::pki::ServerTls;
 use crate::tokens::{TokenGenerator, Vault};
 
+pub use backends::Backends;
 pub use run::run;
 
 /// Messages of workers that wait for a shard.
@@ -83,6 +85,8 @@ pub struct ShardSetup {
     pub vault: Arc<Vault>,
     /// Makes tokens (`auth-gen-token`).
     pub generator: Option<Arc<TokenGenerator>>,
+    /// Plugins, accounts and PAM.
+    pub backends: Backends,
     /// Runs programs.
     pub hooks: Hook,
     /// Environment that every hook gets.

@@ -15,6 +15,7 @@ use tessera_wire::{PeerId, data};
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, info, warn};
 
+use super::backends::Backends;
 use super::client::{Account, Client};
 use super::login::LoginLink;
 use super::renewal::{OwnTokens, Renewals};
@@ -61,6 +62,7 @@ pub(super) struct Shard {
     pub(super) directory: Arc<Directory>,
     pub(super) vault: Arc<Vault>,
     pub(super) generator: Option<Arc<TokenGenerator>>,
+    pub(super) backends: Backends,
     pub(super) hooks: Hook,
     pub(super) base_env: Env,
     pub(super) data: DataHandle,
@@ -143,6 +145,7 @@ impl Shard {
             directory: setup.directory,
             vault: setup.vault,
             generator: setup.generator,
+            backends: setup.backends,
             hooks: setup.hooks,
             base_env: setup.base_env,
             data: setup.data,

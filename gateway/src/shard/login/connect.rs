@@ -1,5 +1,6 @@
 //! Addresses, `client-connect`, peer-id, routes and push of a client whose login is accepted.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::directory::Claim;
 use crate::hooks::{Answer, Assigned, Env, Farewell, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
 use crate::overlay::{self, Overlay};
+use crate::plugins::PluginKind;
 use crate::routes::Prefix;
 use crate::shard::client::{Account, Client};
 use crate::shard::farewell::{Resources, learned};
@@ -83,9 +85,13 @@ impl Login<'_> {
         let mut own = self.read_ccd(&account.common_name)?;
         self.refuse_disabled(&own)?;
         resources.lease = Some(self.lease(&account.common_name, &own)?);
+        let from_file = (own.ifconfig, own.ifconfig_ipv6);
         let since = clock::unix_seconds();
         let mut env = self.connect_env(&account, since);
         env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
+        own.merge(self.connect_plugins(&env).await?);
+        resources.plugins_connected = true;
+        self.refuse_disabled(&own)?;
         if let Some(command) = &config.hooks.client_connect {
             let disconnect = config.hooks.client_disconnect.as_ref();
             let mut connecting = shard.hooks.start_client_connect(command, env.clone(), disconnect);
@@ -102,13 +108,13 @@ impl Login<'_> {
             }
             self.check()?;
             self.refuse_disabled(&own)?;
-            if own.ifconfig.is_some() || own.ifconfig_ipv6.is_some() {
-                if let Some(lease) = resources.lease.take() {
-                    shard.directory.release_lease(lease);
-                }
-                resources.lease = Some(self.lease(&account.common_name, &own)?);
-                env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
+        }
+        if own.ifconfig != from_file.0 || own.ifconfig_ipv6 != from_file.1 {
+            if let Some(lease) = resources.lease.take() {
+                shard.directory.release_lease(lease);
             }
+            resources.lease = Some(self.lease(&account.common_name, &own)?);
+            env.set_assigned(&self.assigned(resources.lease.as_ref(), &own));
         }
         if let Some(farewell) = &mut resources.farewell {
             farewell.set_env(env.clone());
@@ -162,7 +168,7 @@ impl Login<'_> {
         }
     }
 
-    fn read_overlay(&self, source: &str, content: &[u8]) -> Overlay {
+    pub(super) fn read_overlay(&self, source: &str, content: &[u8]) -> Overlay {
         let (overlay, left_out) = overlay::parse(source, content);
         for line in left_out {
             warn!(remote = %self.path.remote, "left out: {line}");
@@ -277,8 +283,17 @@ impl Login<'_> {
                 warn!(remote = %self.path.remote, %prefix, "route refused: {error}");
                 continue;
             }
+            let (address, name) = (learned(prefix), Some(account.common_name.as_str()));
+            if self.shard.backends.plugins.wants(PluginKind::LearnAddress) {
+                let argv = ["add", &address, name.unwrap_or_default()].map(OsString::from).to_vec();
+                let said = self.require_plugins(PluginKind::LearnAddress, argv, env).await;
+                self.check()?;
+                if said.is_err() {
+                    warn!(remote = %self.path.remote, %prefix, "route refused by a plugin");
+                    continue;
+                }
+            }
             if let Some(command) = &self.config().hooks.learn_address {
-                let (address, name) = (learned(prefix), Some(account.common_name.as_str()));
                 let answer =
                     self.shard.hooks.learn_address(command, env.clone(), "add", &address, name).await;
                 self.check()?;
@@ -326,6 +341,7 @@ impl Login<'_> {
             v4: assigned.v4.map(|(a, _)| a),
             v6: assigned.v6.map(|(a, ..)| a),
             iroutes: routes.clone(),
+            plugins_connected: resources.plugins_connected,
             farewell: resources.farewell.take().or_else(|| self.lone_farewell(&resources.env)),
             env: resources.env.clone(),
             since,

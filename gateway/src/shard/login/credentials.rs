@@ -11,9 +11,7 @@ use crate::hooks::Env;
 use crate::shard::client::Account;
 use crate::shard::renewal::OwnTokens;
 use crate::shard::state::system_rng;
-use crate::tokens::{
-    Holder, Judgement, Presented, Subject, TokenGenerator, TokenVerdict, UnixSeconds,
-};
+use crate::tokens::{Holder, Judgement, Presented, Subject, TokenGenerator, TokenVerdict, UnixSeconds};
 
 impl Login<'_> {
     /// Lets a token in that the gateway can judge by itself; everything else is put to whoever checks passwords. Gives
@@ -22,11 +20,12 @@ impl Login<'_> {
         &self,
         request: &AuthRequest,
         account: &Account,
-        mut env: Env,
+        env: &mut Env,
     ) -> Result<Option<OwnTokens>, Stop> {
         if !self.has_deciders() {
             return Ok(None);
         }
+        let certificate = account.owner.certificate.as_ref();
         let anonymous = request.username.is_empty() && request.password.expose().is_empty();
         if anonymous && !self.config().auth.optional_credentials {
             warn!(remote = %self.path.remote, "TLS Auth Error: the client sent no user name and password");
@@ -34,7 +33,7 @@ impl Login<'_> {
         }
         let Some(generator) = self.shard.generator.as_ref().filter(|_| !anonymous) else {
             if !self.cached_token(request, account)? {
-                let asked = Asked { request, username: &request.username, env: &env };
+                let asked = Asked { request, username: &request.username, certificate, env };
                 self.ask_deciders(asked).await?;
             }
             return Ok(None);
@@ -47,7 +46,7 @@ impl Login<'_> {
             return Err(Stop::plain());
         }
         if !self.settled_by_token(&judged.judgement, account)? && !self.cached_token(request, account)? {
-            let asked = Asked { request, username: &judged.own.username, env: &env };
+            let asked = Asked { request, username: &judged.own.username, certificate, env };
             self.ask_deciders(asked).await?;
             if matches!(judged.judgement, Judgement::Expired(_) | Judgement::ExpiredEmptyUser(_)) {
                 // Whoever checks logins has taken it for a new one.

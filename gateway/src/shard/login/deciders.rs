@@ -18,6 +18,7 @@ use super::{Login, Stop};
 use crate::clock;
 use crate::config::AuthHook;
 use crate::hooks::{Answer, AuthAnswer, Deferral, DeferredEvent, Env, PendingAuth};
+use crate::plugins::PluginKind;
 
 /// A login as deciders see it.
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ pub(super) struct Asked<'a> {
     pub(super) request: &'a AuthRequest,
     /// Empty for the token of a client without user name, whatever it sent beside it.
     pub(super) username: &'a str,
+    /// SHA-256 of the client's certificate.
+    pub(super) certificate: Option<&'a [u8; 32]>,
     /// For hooks.
     pub(super) env: &'a Env,
 }
@@ -38,7 +41,7 @@ type Answers<'a> = MutexGuard<'a, mpsc::Receiver<Secret<String>>>;
 impl Login<'_> {
     /// True when somebody checks passwords.
     pub(super) fn has_deciders(&self) -> bool {
-        self.config().hooks.auth_user_pass_verify.is_some()
+        self.config().hooks.auth_user_pass_verify.is_some() || self.shard.backends.check_passwords()
     }
 
     /// Asks everybody; all must say yes.
@@ -46,6 +49,16 @@ impl Login<'_> {
         let mut deciders: FuturesUnordered<Decision<'_>> = FuturesUnordered::new();
         if let Some(hook) = &self.config().hooks.auth_user_pass_verify {
             deciders.push(Box::pin(self.ask_script(hook, asked)));
+        }
+        let backends = &self.shard.backends;
+        if backends.plugins.wants(PluginKind::AuthUserPassVerify) {
+            deciders.push(Box::pin(self.ask_plugins(asked)));
+        }
+        if let Some(accounts) = &backends.accounts {
+            deciders.push(Box::pin(self.ask_accounts(accounts, asked)));
+        }
+        if let Some(pam) = &backends.pam {
+            deciders.push(Box::pin(self.ask_pam(pam, asked)));
         }
         let mut worst = None;
         while let Some(said) = deciders.next().await {
@@ -168,7 +181,7 @@ impl Login<'_> {
 }
 
 /// A no that stays one, whatever the others say.
-const fn is_definite(failure: &AuthFailure) -> bool {
+pub(super) const fn is_definite(failure: &AuthFailure) -> bool {
     matches!(failure, AuthFailure::Denied(_) | AuthFailure::Session(_))
 }
 

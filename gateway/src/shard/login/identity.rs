@@ -6,8 +6,9 @@ use tracing::{info, warn};
 use super::{Login, Stop};
 use crate::config::CertificatePolicy;
 use crate::directory::Owner;
-use crate::hooks::Env;
+use crate::hooks::{Env, printable};
 use crate::overlay;
+use crate::plugins::PluginKind;
 use crate::shard::client::Account;
 
 /// Longest name that `username-as-common-name` makes.
@@ -50,10 +51,13 @@ impl Login<'_> {
 
     /// `tls-verify`, from the CA down.
     pub(super) async fn verify_chain(&self, account: &Account, env: &Env) -> Result<(), Stop> {
-        let Some(command) = &self.config().hooks.tls_verify else {
-            return Ok(());
-        };
+        let plugins = self.shard.backends.plugins.wants(PluginKind::TlsVerify);
         for (depth, subject) in account.subjects.iter().enumerate().rev() {
+            if plugins {
+                let argv = vec![depth.to_string().into(), printable(subject).into()];
+                self.require_plugins(PluginKind::TlsVerify, argv, env).await?;
+            }
+            let Some(command) = &self.config().hooks.tls_verify else { continue };
             let answer = self.shard.hooks.tls_verify(command, env.clone(), depth, subject).await;
             self.check()?;
             self.require(answer, "tls-verify")?;

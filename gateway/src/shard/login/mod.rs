@@ -7,10 +7,12 @@
 //!                              (question ⇄ client)        └─▶ renegotiation: new token
 //! ```
 
+mod accounts;
 mod connect;
 mod credentials;
 mod deciders;
 mod identity;
+mod plugins;
 
 use std::rc::Rc;
 
@@ -22,12 +24,14 @@ use tessera_proto::wrap::Metadata;
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
+use super::backends::client_key;
 use super::client::Account;
 use super::renewal::OwnTokens;
 use super::state::Shared;
 use crate::clock;
 use crate::hooks::{Answer, Peer};
 use crate::net::Path;
+use crate::plugins::{ClientKey, PluginKind};
 
 /// Answers of a client that wait to be read: it is asked one question at a time, and may err a few times.
 const ANSWERS: usize = 4;
@@ -115,9 +119,13 @@ pub(super) async fn login(
     let remote = path.remote;
     let (account, tokens) = match login.authenticate(&request).await {
         Ok(known) => known,
-        Err(Stop::Left) => return,
+        Err(Stop::Left) if request.renegotiation => return,
+        Err(Stop::Left) => return shard.backends.plugins.forget(client_key(shard.index, handle)),
         Err(Stop::Refused(failure)) => {
             shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Refuse(failure), clock::read()));
+            if !request.renegotiation {
+                shard.backends.plugins.forget(client_key(shard.index, handle));
+            }
             return;
         }
     };
@@ -140,14 +148,23 @@ pub(super) async fn login(
         "Peer Connection Initiated with {remote}"
     );
     shard.state.borrow_mut().accounts.insert(handle, account.clone());
-    if let Err(Stop::Refused(failure)) = login.connect(account, tokens, proof).await {
+    let Err(stop) = login.connect(account, tokens, proof).await else { return };
+    if let Stop::Refused(failure) = stop {
         shard.close(handle, Close::AuthFailed(failure));
+    }
+    // An admitted client is forgotten when it is gone.
+    if !shard.state.borrow().clients.contains_key(&handle) {
+        shard.backends.plugins.forget(client_key(shard.index, handle));
     }
 }
 
 impl Login<'_> {
     fn config(&self) -> &crate::config::Config {
         &self.shard.config
+    }
+
+    fn client_key(&self) -> ClientKey {
+        client_key(self.shard.index, self.handle)
     }
 
     /// Gives up when the client has left meanwhile.
@@ -166,7 +183,13 @@ impl Login<'_> {
         }
         env.set("common_name", account.common_name.clone());
         self.verify_chain(&account, &env).await?;
-        let tokens = self.verify_credentials(request, &account, env).await?;
+        if self.shard.vault.is_locked(&account.username) {
+            warn!(%remote, name = account.common_name, "TLS Auth Error: the user is locked");
+            return Err(Stop::plain());
+        }
+        let tokens = self.verify_credentials(request, &account, &mut env).await?;
+        env.set("username", account.username.clone());
+        self.require_plugins(PluginKind::TlsFinal, Vec::new(), &env).await?;
         if request.renegotiation {
             let first = self.shard.state.borrow().accounts.get(&self.handle).cloned();
             if first.is_none_or(|first| first.common_name != account.common_name) {
