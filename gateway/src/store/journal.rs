@@ -307,9 +307,9 @@ mod tests {
         Record::OtpUsed { username: "alice".into(), counter }
     }
 
-    fn add(journal: &Journal, log: &Log, record: Record) {
+    fn add(journal: &Journal, log: &Log, record: &Record) {
         log.0.lock().unwrap().push(record.clone());
-        journal.append(&record);
+        journal.append(record);
     }
 
     fn encoded(records: &[Record]) -> Vec<Vec<u8>> {
@@ -332,7 +332,7 @@ mod tests {
             assert_eq!(fs::metadata(path.join(file)).unwrap().mode() & 0o777, 0o600, "{file}");
         }
         for counter in 0..100 {
-            add(&journal, &log, used(counter));
+            add(&journal, &log, &used(counter));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         assert!(runtime.block_on(journal.written()));
@@ -343,7 +343,7 @@ mod tests {
         assert!(journal.close());
         assert!(journal.stats().syncs > 0 && !journal.stats().failing);
         // What comes later is not written, and nobody waits for it.
-        add(&journal, &log, used(100));
+        add(&journal, &log, &used(100));
         assert!(!runtime.block_on(journal.written()));
         drop(journal);
         let (opening, records) = open(&path).unwrap();
@@ -434,7 +434,7 @@ mod tests {
             let kept = dir.path().join(format!("journal.damaged.{round}"));
             assert_eq!((report.set_aside.as_deref(), report.records), (Some(&*kept), 0));
             assert_eq!(fs::read_to_string(&kept).unwrap(), format!("scribble {round}"));
-            add(&journal, &log, used(round));
+            add(&journal, &log, &used(round));
             assert!(journal.close());
             drop(journal);
             assert_eq!(open(dir.path()).unwrap().1, [used(round)]);
@@ -446,7 +446,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let (journal, log, _) = start(dir.path());
-        (0..5).for_each(|counter| add(&journal, &log, used(counter)));
+        (0..5).for_each(|counter| add(&journal, &log, &used(counter)));
         assert!(journal.close());
         drop(journal);
         let whole = fs::read(path("journal")).unwrap();
@@ -465,7 +465,7 @@ mod tests {
         symlink(path("other"), path("journal.new")).unwrap();
         fs::remove_file(path("journal")).unwrap();
         let (journal, log, _) = start(dir.path());
-        add(&journal, &log, used(9));
+        add(&journal, &log, &used(9));
         assert!(journal.close());
         drop(journal);
         assert_eq!(fs::read_to_string(path("other")).unwrap(), "precious");
@@ -551,7 +551,7 @@ mod tests {
             bytes.truncate(HEADER_BYTES + cut.index(bytes.len() - HEADER_BYTES));
             fs::write(dir.path().join("journal"), &bytes).unwrap();
             let (journal, log, report) = start(dir.path());
-            add(&journal, &log, records[0].clone());
+            add(&journal, &log, &records[0]);
             prop_assert!(journal.close());
             drop(journal);
             let (_, read) = open(dir.path()).unwrap();

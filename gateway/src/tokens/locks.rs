@@ -78,10 +78,10 @@ impl UserLocks {
     /// All that are locked, by name.
     pub fn list(&self) -> Vec<LockedUser> {
         let inner = self.read();
-        let of = |(name, change): (&Box<str>, &LockChange)| {
-            change.locked.map(|since| LockedUser { username: name.to_string(), since })
-        };
-        let mut all: Vec<_> = inner.users.iter().filter_map(of).collect();
+        let mut all = Vec::new();
+        for (name, change) in &inner.users {
+            all.extend(change.locked.map(|since| LockedUser { username: name.to_string(), since }));
+        }
         drop(inner);
         all.sort_unstable();
         all
