@@ -46,6 +46,28 @@ impl Site {
             .line(format!("client-disconnect {disconnect}"))
     }
 
+    /// The server config with hooks `verify` (which accepts [`PASSWORD`] only), `connect` and `disconnect`, tokens of
+    /// `auth-gen-token ARGUMENTS`, and the key that they are signed with.
+    #[must_use]
+    pub fn token_server(&self, arguments: &str) -> (harness::ServerConfig, harness::TokenKey) {
+        let secret = harness::genkey(&self.net, "auth-token", "auth-token.key", None);
+        let key = harness::TokenKey::read(&secret);
+        let config = self
+            .hooked_server(&self.accepting(&[PASSWORD]))
+            .line(format!("auth-gen-token {arguments}"))
+            .line(format!("auth-gen-token-secret {secret}"));
+        (config, key)
+    }
+
+    /// The server config with the hook `verify` as given, and hooks `connect` and `disconnect` that only record.
+    #[must_use]
+    pub fn hooked_server(&self, verify: &str) -> harness::ServerConfig {
+        self.server()
+            .line(format!("auth-user-pass-verify {verify} via-file"))
+            .line(format!("client-connect {}", self.hooks.script("connect", "exit 0")))
+            .line(format!("client-disconnect {}", self.hooks.script("disconnect", "exit 0")))
+    }
+
     /// `verify` accepts [`PASSWORD`] and [`TOKEN`], `connect` pushes [`TOKEN`], `disconnect` only records.
     #[must_use]
     pub fn login_hooks(&self) -> [String; 3] {

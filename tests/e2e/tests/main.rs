@@ -1,21 +1,29 @@
 //! The end-to-end cases: real clients, the gateway, network namespaces. One behaviour per file.
 
 mod addresses;
+mod challenge;
 mod cipher;
 mod compression;
+mod deferral;
 mod derivation;
 mod engine;
 mod float;
 mod forms;
+mod generated_token;
 mod hook;
 mod limits;
 mod liveness;
 mod loss;
+mod minted_token;
 mod mss;
 mod neighbours;
+mod plugin_down_root;
+mod plugin_ldap;
+mod plugin_pam;
 mod protection;
 mod rejection;
 mod reply_address;
+mod session_state;
 mod token;
 mod transfer;
 mod verify;
