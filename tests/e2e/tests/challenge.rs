@@ -75,7 +75,10 @@ fn answered(site: &Site, version: Version, code: &str) -> Client {
     let client = site.client(0, version).managed().announces("crtext").start(&site.net, 0);
     client.management().login(1, USER, PASSWORD, SOON);
     assert_eq!(client.management().challenge(1, code, SOON), "R,E:Your code");
-    assert!(client.process.logged(&["AUTH_PENDING,timeout 60"]), "the client is told how long it may take");
+    assert!(
+        client.process.logged(&["AUTH_PENDING received", "to 60s"]),
+        "the client is told how long it may take"
+    );
     assert!(site.hooks.calls("connect").is_empty(), "client-connect ran before the login was decided");
     client
 }

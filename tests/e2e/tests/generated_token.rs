@@ -16,7 +16,8 @@ const SOON: Duration = Duration::from_secs(30);
 tessera_e2e::stock_clients!(
     renegotiates,
     reconnects,
-    names_the_user,
+    renewed_by_the_clock,
+    tesserad_only_names_the_user,
     lifetime_ends,
     secret_outlives_the_process,
     random_secret_dies_with_the_process
@@ -25,8 +26,8 @@ tessera_e2e::stock_clients!(
 fn renegotiates(version: Version) {
     let site = Site::new(1);
     let (config, _) = site.token_server("0");
-    let server = Server::start(&site.net, &config.line("reneg-sec 5"));
-    let mut client = site.login_client(0, version).line("reneg-sec 0").connect(&site.net, 0);
+    let server = Server::start(&site.net, &config);
+    let mut client = site.login_client(0, version).line("reneg-sec 5").connect(&site.net, 0);
     for round in 1..=3 {
         client.wait_negotiations(1 + round, SOON);
         ping(&site.net.clients[0], "192.168.77.2");
@@ -44,6 +45,21 @@ fn renegotiates(version: Version) {
     assert!(!server.process.log().contains("SESS_ID_AT_"), "a token is in the gateway's log");
 }
 
+/// A renewal time below the time between renegotiations: renewed tokens come by themselves.
+fn renewed_by_the_clock(version: Version) {
+    let site = Site::new(1);
+    // The renewal time may not be less than twice the handshake window.
+    let (config, _) = site.token_server("0 8");
+    let _server = Server::start(&site.net, &config.line("hand-window 4"));
+    let mut client = site.login_client(0, version).line("reneg-sec 0").connect(&site.net, 0);
+    client.process.wait_for(&["'PUSH_REPLY,auth-token"], SOON);
+    // Without renewal a token lives for two renewal times.
+    pause(Duration::from_secs(18));
+    client.reconnect();
+    assert_eq!(site.passwords_seen(), [PASSWORD], "a renewed token is as good as new");
+    assert!(!client.process.logged(&["AUTH_FAILED"]));
+}
+
 fn reconnects(version: Version) {
     let site = Site::new(1);
     let (config, _) = site.token_server("0");
@@ -58,7 +74,7 @@ fn reconnects(version: Version) {
 }
 
 /// The user's name goes along in base64: the token is of use only with it.
-fn names_the_user(version: Version) {
+fn tesserad_only_names_the_user(version: Version) {
     let site = Site::new(1);
     let (config, _) = site.token_server("0");
     let _server = Server::start(&site.net, &config);
@@ -69,8 +85,8 @@ fn names_the_user(version: Version) {
 fn lifetime_ends(version: Version) {
     let site = Site::new(1);
     let (config, _) = site.token_server("8");
-    let _server = Server::start(&site.net, &config.line("reneg-sec 5"));
-    let mut client = site.login_client(0, version).line("reneg-sec 0").connect(&site.net, 0);
+    let _server = Server::start(&site.net, &config);
+    let mut client = site.login_client(0, version).line("reneg-sec 5").connect(&site.net, 0);
     let mark = client.process.mark();
     client.process.wait_from(mark, &["AUTH_FAILED,SESSION: token expired"], SOON);
     // The client drops the token and logs in with the password it still knows.
