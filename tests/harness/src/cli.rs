@@ -6,6 +6,15 @@ use crate::command::feed;
 use crate::server::built;
 use crate::topology::Net;
 
+/// What was told about a user that was added.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// The secret of the one-time codes in base32; empty without them.
+    pub secret: String,
+    /// The same as a URI; empty without codes.
+    pub uri: String,
+}
+
 /// The command and the socket it talks to.
 #[derive(Debug)]
 pub struct Cli {
@@ -43,6 +52,24 @@ impl Cli {
             return Value::Null;
         }
         serde_json::from_str(text).unwrap_or_else(|e| panic!("tessera {words} said no JSON ({e}): {text}"))
+    }
+
+    /// Adds a user to the gateway's own file, with one-time codes if `otp`.
+    pub fn add_user(&self, name: &str, password: &str, otp: bool) -> NewUser {
+        let otp = if otp { " --otp" } else { "" };
+        let answer =
+            self.run_with(&format!("user add {name}{otp} --password-stdin"), &format!("{password}\n"));
+        let otp = &answer["credentials"]["otp"];
+        let text = |field: &str| otp[field].as_str().unwrap_or_default().to_owned();
+        NewUser { secret: text("secret"), uri: text("uri") }
+    }
+
+    /// The ids of all sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<String> {
+        let answer = self.run("session list");
+        let list = answer["sessions"].as_array().expect("a list of sessions");
+        list.iter().map(|session| session["id"].as_str().expect("an id").to_owned()).collect()
     }
 
     /// As [`Cli::run_with`], without input.

@@ -36,7 +36,7 @@ mod topology;
 mod transfer;
 
 pub use capture::Capture;
-pub use cli::Cli;
+pub use cli::{Cli, NewUser};
 pub use client::{Client, ClientConfig, Version};
 pub use clock::{Deadline, eventually, pause, unix_time};
 pub use directory::Directory;
@@ -49,7 +49,7 @@ pub use pki::{Identity, Pki};
 pub use probe::{ping, ping_fails, pings};
 pub use process::Process;
 pub use relay::{Impairment, Relay};
-pub use server::{Flavour, Server, ServerConfig, genkey};
+pub use server::{Flavour, Server, ServerConfig, compile, genkey};
 pub use token::{AuthToken, TokenKey};
 pub use topology::{Net, PORT};
 pub use transfer::{TcpSink, both_ways, transfer};

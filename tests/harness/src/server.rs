@@ -165,3 +165,12 @@ pub fn genkey(net: &Net, kind: &str, name: &str, server_key: Option<&str>) -> St
     run(&argv);
     path
 }
+
+/// Compiles a plugin from C into the test's folder and gives its path.
+pub fn compile(net: &Net, name: &str, source: &str) -> String {
+    let file = net.write(&format!("{name}.c"), source);
+    let path = net.folder().join(name);
+    let path = path.to_str().expect("a UTF-8 path").to_owned();
+    run(&["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", &path, &file]);
+    path
+}
