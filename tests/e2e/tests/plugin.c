@@ -55,7 +55,7 @@ static int connected(struct openvpn_plugin_string_list **list)
     return OPENVPN_PLUGIN_FUNC_SUCCESS;
 }
 
-OPENVPN_EXPORT int openvpn_plugin_min_version_required_v1(void) { return OPENVPN_PLUGIN_VERSION_MIN; }
+OPENVPN_EXPORT int openvpn_plugin_min_version_required_v1(void) { return 3; }
 
 OPENVPN_EXPORT int openvpn_plugin_open_v3(int version, const struct openvpn_plugin_args_open_in *in,
                                           struct openvpn_plugin_args_open_return *out)
