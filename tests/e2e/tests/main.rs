@@ -18,6 +18,7 @@ mod minted_token;
 mod mss;
 mod neighbours;
 mod otp;
+mod pam;
 mod plugin_api;
 mod plugin_down_root;
 mod plugin_ldap;
