@@ -1,5 +1,7 @@
 //! What most end-to-end cases have in common: a network with a PKI, recorded hooks, and a gateway on which users log in.
 
+use std::os::unix::fs::PermissionsExt;
+
 use tessera_harness::{ClientConfig, Hooks, Identity, Net, Pki, Version};
 
 pub use tessera_harness as harness;
@@ -44,6 +46,41 @@ impl Site {
             .line(format!("auth-user-pass-verify {verify} via-file"))
             .line(format!("client-connect {connect}"))
             .line(format!("client-disconnect {disconnect}"))
+    }
+
+    /// The server config with hooks `verify` (which accepts [`PASSWORD`] only), `connect` and `disconnect`, tokens of
+    /// `auth-gen-token ARGUMENTS`, and the key that they are signed with.
+    #[must_use]
+    pub fn token_server(&self, arguments: &str) -> (harness::ServerConfig, harness::TokenKey) {
+        let secret = harness::genkey(&self.net, "auth-token", "auth-token.key", None);
+        let key = harness::TokenKey::read(&secret);
+        let config = self
+            .hooked_server(&self.accepting(&[PASSWORD]))
+            .line(format!("auth-gen-token {arguments}"))
+            .line(format!("auth-gen-token-secret {secret}"));
+        (config, key)
+    }
+
+    /// The server config with users of the gateway's own file, generated tokens, and the control socket of `cli`.
+    #[must_use]
+    pub fn account_server(&self, cli: &harness::Cli) -> harness::ServerConfig {
+        let users = self.net.write("users", "");
+        std::fs::set_permissions(&users, PermissionsExt::from_mode(0o600)).expect("a private file");
+        self.server()
+            .own("auth-file", &users)
+            .own("control-socket", cli.socket())
+            .line("auth-gen-token 0")
+            .line(format!("client-connect {}", self.hooks.script("connect", "exit 0")))
+            .line(format!("client-disconnect {}", self.hooks.script("disconnect", "exit 0")))
+    }
+
+    /// The server config with the hook `verify` as given, and hooks `connect` and `disconnect` that only record.
+    #[must_use]
+    pub fn hooked_server(&self, verify: &str) -> harness::ServerConfig {
+        self.server()
+            .line(format!("auth-user-pass-verify {verify} via-file"))
+            .line(format!("client-connect {}", self.hooks.script("connect", "exit 0")))
+            .line(format!("client-disconnect {}", self.hooks.script("disconnect", "exit 0")))
     }
 
     /// `verify` accepts [`PASSWORD`] and [`TOKEN`], `connect` pushes [`TOKEN`], `disconnect` only records.

@@ -1,21 +1,37 @@
 //! The end-to-end cases: real clients, the gateway, network namespaces. One behaviour per file.
 
 mod addresses;
+mod challenge;
 mod cipher;
 mod compression;
+mod deferral;
 mod derivation;
 mod engine;
 mod float;
 mod forms;
+mod generated_token;
 mod hook;
 mod limits;
 mod liveness;
 mod loss;
+mod minted_token;
 mod mss;
 mod neighbours;
+mod otp;
+mod pam;
+mod plugin_api;
+mod plugin_down_root;
+mod plugin_ldap;
+mod plugin_pam;
 mod protection;
 mod rejection;
 mod reply_address;
+mod revocation;
+mod session_state;
 mod token;
+mod token_binding;
+mod token_exchange;
+mod token_journal;
+mod token_rules;
 mod transfer;
 mod verify;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::management::Management;
 use crate::pki::Identity;
 use crate::process::Process;
 use crate::server::peer;
@@ -37,6 +38,7 @@ impl Version {
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     version: Version,
+    managed: bool,
     lines: Vec<String>,
 }
 
@@ -50,7 +52,7 @@ impl ClientConfig {
              ca {}\nremote-cert-tls server\nconnect-retry 1 4\nverb 4",
             ca.display()
         );
-        Self { version, lines: text.lines().map(|line| line.trim().to_owned()).collect() }
+        Self { version, managed: false, lines: text.lines().map(|line| line.trim().to_owned()).collect() }
     }
 
     /// Adds a directive.
@@ -83,6 +85,20 @@ impl ClientConfig {
         self.with("auth-user-pass", &file)
     }
 
+    /// Asks for its login over the management interface, each time that one is needed: the test is the user.
+    /// [`Client::management`] is the other end.
+    #[must_use]
+    pub fn managed(mut self) -> Self {
+        self.managed = true;
+        self.line("auth-user-pass").line("auth-retry interact")
+    }
+
+    /// Announces these ways of a second factor, as a graphical client does (`crtext`, `webauth`, `openurl`).
+    #[must_use]
+    pub fn announces(self, methods: &str) -> Self {
+        self.line(format!("setenv IV_SSO {methods}"))
+    }
+
     /// Connects to another address and port, for example a relay's; `protocol` is `udp4` or `udp6`.
     #[must_use]
     pub fn remote(self, address: &str, port: u16, protocol: &str) -> Self {
@@ -99,7 +115,14 @@ impl ClientConfig {
         let program = peer(self.version.program());
         let program = program.to_str().expect("a UTF-8 path");
         let title = format!("client {index} ({})", self.version.program());
-        Client { process: Process::start(&title, ns, &[program, "--config", &file], &log) }
+        let socket = net.folder().join(format!("client-{index}-{serial}.sock"));
+        let mut argv = vec![program, "--config", &file];
+        if self.managed {
+            let path = socket.to_str().expect("a UTF-8 path");
+            argv.extend(["--management", path, "unix", "--management-query-passwords"]);
+        }
+        let process = Process::start(&title, ns, &argv, &log);
+        Client { process, management: self.managed.then(|| Management::connect(&title, &socket)) }
     }
 
     /// Starts it and waits until the tunnel is up.
@@ -116,9 +139,16 @@ impl ClientConfig {
 pub struct Client {
     /// Its process and log.
     pub process: Process,
+    management: Option<Management>,
 }
 
 impl Client {
+    /// The management interface of a [`ClientConfig::managed`] client.
+    #[must_use]
+    pub fn management(&self) -> &Management {
+        self.management.as_ref().expect("a client that is managed")
+    }
+
     /// Waits until the tunnel is up for the first time.
     pub fn wait_up(&mut self) {
         self.process.wait_for(&["Initialization Sequence Completed"], UP_LIMIT);

@@ -1,6 +1,6 @@
 //! Bounded waiting, and the one place of the harness that reads the clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a waiting loop looks again: short beside any timer of the protocol, long enough to cost nothing.
 const POLL: Duration = Duration::from_millis(20);
@@ -41,6 +41,14 @@ impl Deadline {
 fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "tests run on the real clock, and read it only here")]
     Instant::now()
+}
+
+/// Seconds since 1970, for tokens and one-time codes.
+#[must_use]
+pub fn unix_time() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "tests run on the real clock, and read it only here")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
 }
 
 /// Looks until `check` gives a value; panics naming `what` after `limit`.

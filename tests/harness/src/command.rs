@@ -1,6 +1,6 @@
 //! Short-lived helper programs (`ip`, `nft`, `ping`), run to their end within a limit.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,14 +20,23 @@ pub(crate) struct Finished {
 
 /// Runs `argv` to its end. Panics when it cannot be started or takes longer than the limit.
 pub(crate) fn try_run(argv: &[&str]) -> Finished {
+    feed(argv, "")
+}
+
+/// As [`try_run`], with `input` as standard input (a few lines: it must fit a pipe).
+pub(crate) fn feed(argv: &[&str], input: &str) -> Finished {
     let (program, args) = argv.split_first().expect("a program");
     let mut child = Command::new(program)
         .args(args)
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start {argv:?}: {error}"));
+    if let Some(mut pipe) = child.stdin.take() {
+        // A program that ended without reading says why in its output.
+        let _ = pipe.write_all(input.as_bytes());
+    }
     let out = drain(child.stdout.take().expect("piped"));
     let err = drain(child.stderr.take().expect("piped"));
     let deadline = Deadline::after(LIMIT);

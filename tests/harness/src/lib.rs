@@ -16,28 +16,40 @@
 //! `TESSERA_E2E_SERVER=openvpn` puts stock OpenVPN 2.6 in the gateway's place, which checks the tests themselves.
 
 mod capture;
+mod cli;
 mod client;
 mod clock;
 mod command;
+mod directory;
 mod hooks;
+mod management;
 mod netns;
+mod otp;
+mod pam;
 mod pki;
 mod probe;
 mod process;
 mod relay;
 mod server;
+mod token;
 mod topology;
 mod transfer;
 
 pub use capture::Capture;
+pub use cli::{Cli, NewUser};
 pub use client::{Client, ClientConfig, Version};
-pub use clock::{Deadline, eventually, pause};
+pub use clock::{Deadline, eventually, pause, unix_time};
+pub use directory::Directory;
 pub use hooks::{Call, Hooks};
+pub use management::Management;
 pub use netns::Namespace;
+pub use otp::{hotp, scrv1, totp};
+pub use pam::PamService;
 pub use pki::{Identity, Pki};
 pub use probe::{ping, ping_fails, pings};
 pub use process::Process;
 pub use relay::{Impairment, Relay};
-pub use server::{Flavour, Server, ServerConfig, genkey};
+pub use server::{Flavour, Server, ServerConfig, compile, genkey};
+pub use token::{AuthToken, TokenKey};
 pub use topology::{Net, PORT};
 pub use transfer::{TcpSink, both_ways, transfer};

@@ -94,15 +94,22 @@ impl Server {
     /// Starts the chosen server and waits until it is ready.
     #[must_use]
     pub fn start(net: &Net, config: &ServerConfig) -> Self {
-        let file = net.write("server.conf", &(config.lines.join("\n") + "\n"));
-        let program = match Flavour::chosen() {
-            Flavour::Tesserad => tesserad(),
-            Flavour::Stock => peer("openvpn-2.6"),
+        Self::start_as(net, config, Flavour::chosen())
+    }
+
+    /// As [`Server::start`], whichever server was chosen. A second server at the same time needs a config of its own
+    /// (`dev`, `port`, `server`).
+    #[must_use]
+    pub fn start_as(net: &Net, config: &ServerConfig, flavour: Flavour) -> Self {
+        let serial = std::fs::read_dir(net.folder()).expect("the test's folder").count();
+        let file = net.write(&format!("server-{serial}.conf"), &(config.lines.join("\n") + "\n"));
+        let (title, program) = match flavour {
+            Flavour::Tesserad => ("gateway", tesserad()),
+            Flavour::Stock => ("stock gateway", peer("openvpn-2.6")),
         };
         let program = program.to_str().expect("a UTF-8 path").to_owned();
-        let serial = std::fs::read_dir(net.folder()).expect("the test's folder").count();
         let log = net.folder().join(format!("server-{serial}.log"));
-        let mut process = Process::start("gateway", &net.gateway, &[&program, "--config", &file], &log);
+        let mut process = Process::start(title, &net.gateway, &[&program, "--config", &file], &log);
         process.wait_for(&["Initialization Sequence Completed"], START_LIMIT);
         Self { process }
     }
@@ -110,14 +117,19 @@ impl Server {
 
 /// The gateway's binary: beside the test's own folder of binaries, or where `TESSERA_E2E_TESSERAD` says.
 fn tesserad() -> PathBuf {
-    let path = std::env::var_os("TESSERA_E2E_TESSERAD").map_or_else(
+    built("tesserad", "TESSERA_E2E_TESSERAD")
+}
+
+/// A binary of ours: beside the test's own folder of binaries, or where the environment says.
+pub(crate) fn built(name: &str, variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(
         || {
             let own = std::env::current_exe().expect("the path of this program");
-            own.ancestors().nth(2).expect("target/<profile>/deps/<test>").join("tesserad")
+            own.ancestors().nth(2).expect("target/<profile>/deps/<test>").join(name)
         },
         PathBuf::from,
     );
-    assert!(path.exists(), "no gateway at {}: `cargo build -p tesserad` first", path.display());
+    assert!(path.exists(), "no {}: `cargo build -p {name}` first", path.display());
     path
 }
 
@@ -138,7 +150,7 @@ pub(crate) fn peer(name: &str) -> PathBuf {
     path
 }
 
-/// Makes a static key with `openvpn --genkey KIND` into the test's folder (`secret`, `tls-crypt-v2-server`), or with
+/// Makes a key with `openvpn --genkey KIND` into the test's folder (`secret`, `tls-crypt-v2-server`, `auth-token`), or with
 /// `server_key` a `tls-crypt-v2-client` key wrapped by it. Gives its path.
 pub fn genkey(net: &Net, kind: &str, name: &str, server_key: Option<&str>) -> String {
     let program = peer("openvpn-2.6");
@@ -151,5 +163,14 @@ pub fn genkey(net: &Net, kind: &str, name: &str, server_key: Option<&str>) -> St
     }
     argv.extend(["--genkey", kind, &path]);
     run(&argv);
+    path
+}
+
+/// Compiles a plugin from C into the test's folder and gives its path.
+pub fn compile(net: &Net, name: &str, source: &str) -> String {
+    let file = net.write(&format!("{name}.c"), source);
+    let path = net.folder().join(name);
+    let path = path.to_str().expect("a UTF-8 path").to_owned();
+    run(&["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", &path, &file]);
     path
 }
