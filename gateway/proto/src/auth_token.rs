@@ -86,6 +86,15 @@ impl TokenKey {
         Self::from_file(Zeroizing::new(random.to_vec()))
     }
 
+    /// A key that is in no file.
+    pub fn from_key(key: &Secret<[u8; KEY_LEN]>) -> Self {
+        let mut file = Zeroizing::new(vec![0; FILE_LEN]);
+        for (to, from) in file.iter_mut().skip(KEY_AT).zip(key.expose()) {
+            *to = *from;
+        }
+        Self::from_file(file)
+    }
+
     /// Every key of a file, in order. Stock servers know one; here the first makes tokens, and all of them check.
     ///
     /// # Errors

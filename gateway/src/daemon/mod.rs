@@ -4,9 +4,12 @@
 //!  config ─▶ keys and certificates ─▶ TUN ─▶ sockets ─▶ addresses, routes ─▶ workers ─▶ shards ─▶ signals
 //! ```
 
+mod admin;
 mod env;
 mod logging;
 mod material;
+mod metrics;
+mod services;
 mod stop;
 
 use std::io;
@@ -14,13 +17,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use admin::Admin;
 use ring::rand::{SecureRandom, SystemRandom};
+use services::Privileged;
 use tessera_ebpf_common::PeerIdLayout;
 use tessera_proto::endpoint::{CookieKey, ReplyRate};
 use tessera_proto::session::{Renegotiate, SessionParams};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::admin::{AdminSocket, SocketOptions};
 use crate::clock;
 use crate::config::{Config, DeviceKind, Report, Threads, Wrap};
 use crate::data::{DataPlane, DataPlaneSetup};
@@ -34,9 +40,10 @@ use crate::net::netlink::{self, LinkPlan};
 use crate::net::steering::Steering;
 use crate::net::tun::{Tun, TunSpec};
 use crate::net::{Family, ListenSpec, ListenerGroup};
+use crate::plugins::{PluginKind, Verdict};
 use crate::routes::RouteTable;
 use crate::shard::{self, COMMAND_QUEUE, Command, ShardSetup, WORKER_QUEUE};
-use crate::tokens::{TokenCache, TokenGenerator, TokenLimits, secrets};
+use crate::tokens::Vault;
 
 /// Most workers: the peer-id keeps 16 bits for clients.
 const MAX_WORKERS: usize = 64;
@@ -95,7 +102,12 @@ struct Running {
     data: DataPlane,
     hooks: HookRunner,
     directory: Arc<Directory>,
-    tokens: Arc<TokenCache>,
+    vault: Arc<Vault>,
+    privileged: Privileged,
+    /// The device as plugins are told about it: its name, and their environment.
+    device: (String, crate::hooks::Env),
+    admin: Admin,
+    socket: Option<AdminSocket>,
     applied: netlink::Applied,
 }
 
@@ -130,6 +142,10 @@ impl Running {
         let applied = set_up_link(config, tun.as_ref())?;
         let base_env = env::base(config, tun.as_ref().map(|tun| (tun.name.as_str(), tun.ifindex)));
         let directory = Arc::new(directory(config, layout)?);
+        let privileged = Privileged::start(config, &base_env)?;
+        let device = tun.as_ref().map_or_else(|| "null".to_owned(), |tun| tun.name.clone());
+        announce_device(config, &privileged, &device, &base_env)?;
+        let socket = control_socket(config)?;
         material::drop_privileges(&config.process).map_err(|error| StartError::io("", &error))?;
 
         let limits = HookLimits {
@@ -142,13 +158,13 @@ impl Running {
         let (handle, hooks) =
             HookRunner::start(limits, dir).map_err(|error| StartError::io("hooks", &error))?;
         let hook = Hook::new(handle);
-        let random = SystemRandom::new();
-        let tokens = TokenCache::new(TokenLimits::default(), &random)
-            .map_err(|_| StartError::config("the system gives no randomness"))?;
-        let tokens = Arc::new(tokens);
-        let generator = generator(config)?.map(Arc::new);
+        let vault = services::vault(config)?;
+        let generator = services::generator(config, &vault)?;
+        let backends = services::backends(config, &privileged, &vault)?;
         let mut cookie_key = [0; 16];
-        random.fill(&mut cookie_key).map_err(|_| StartError::config("the system gives no randomness"))?;
+        SystemRandom::new()
+            .fill(&mut cookie_key)
+            .map_err(|_| StartError::config("the system gives no randomness"))?;
         let cookies = CookieKey::new(cookie_key, config.timers.hand_window);
 
         let (to_shards, from_workers): (Vec<_>, Vec<_>) =
@@ -186,8 +202,9 @@ impl Running {
                 },
                 tls,
                 directory: Arc::clone(&directory),
-                tokens: Arc::clone(&tokens),
+                vault: Arc::clone(&vault),
                 generator: generator.clone(),
+                backends: backends.clone(),
                 hooks: hook.clone(),
                 base_env: base_env.clone(),
                 data: data.handle(),
@@ -201,8 +218,53 @@ impl Running {
                 .map_err(|error| StartError::io("session shard", &error))?;
             shards.push((commands[index].clone(), thread));
         }
-        Ok(Self { shards, data, hooks, directory, tokens, applied })
+        let admin = Admin {
+            config: Arc::clone(config),
+            shards: commands,
+            directory: Arc::clone(&directory),
+            vault: Arc::clone(&vault),
+            generator,
+            backends,
+            hooks: hook,
+            data: data.handle(),
+            started: clock::unix_seconds(),
+        };
+        let device = (device, base_env);
+        Ok(Self { shards, data, hooks, directory, vault, privileged, device, admin, socket, applied })
     }
+}
+
+/// Plugins hear of the device while they and the gateway still have all rights.
+fn announce_device(
+    config: &Config,
+    privileged: &Privileged,
+    dev: &str,
+    env: &crate::hooks::Env,
+) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::io("runtime", &error))?;
+    for kind in [PluginKind::Up, PluginKind::RouteUp] {
+        match runtime.block_on(privileged.device(kind, config, dev, env)) {
+            Verdict::Allow => {}
+            verdict if kind == PluginKind::Up => {
+                let message = format!("a plugin does not want the device ({}): {verdict:?}", kind.name());
+                return Err(StartError { code: exit::RUNTIME, message });
+            }
+            verdict => warn!("a plugin is not content with {}: {verdict:?}", kind.name()),
+        }
+    }
+    Ok(())
+}
+
+fn control_socket(config: &Config) -> Result<Option<AdminSocket>, StartError> {
+    let Some(socket) = &config.tessera.control_socket else { return Ok(None) };
+    let options = SocketOptions { path: socket.path.clone(), group: socket.group.clone() };
+    let socket = AdminSocket::bind(&options)
+        .map_err(|error| StartError { code: exit::RUNTIME, message: format!("control-socket: {error}") })?;
+    info!("control socket {}", socket.path().display());
+    Ok(Some(socket))
 }
 
 fn count(threads: Threads, auto: usize, most: usize) -> usize {
@@ -316,17 +378,6 @@ fn directory(config: &Config, layout: PeerIdLayout) -> Result<Directory, StartEr
     let peer_ids = PeerIdAllocator::new(layout, config.limits.max_clients);
     let routes = RouteTable::new(max_routes(config));
     Ok(Directory::new(pool, persist, peer_ids, routes, config.limits.duplicate_cn))
-}
-
-/// What makes tokens, if they are made here.
-fn generator(config: &Config) -> Result<Option<TokenGenerator>, StartError> {
-    let Some(token) = &config.auth.gen_token else { return Ok(None) };
-    let mut keys = secrets::load(&token.secrets).map_err(StartError::config)?;
-    if keys.is_empty() {
-        info!("auth-gen-token without a secret file: its tokens end with this process");
-        keys.push(secrets::generate().map_err(|error| StartError::io("auth-gen-token", &error))?);
-    }
-    Ok(Some(TokenGenerator::new(keys, token.lifetime, token.renewal, token.bind_certificate)))
 }
 
 fn max_routes(config: &Config) -> usize {

@@ -9,15 +9,20 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info, warn};
 
+use super::services::follow_accounts;
 use super::{Running, StartError};
+use crate::admin::AdminSocket;
 use crate::clock;
 use crate::config::Config;
 use crate::net::netlink;
+use crate::plugins::PluginKind;
 use crate::shard::{Command, GOODBYE};
 use crate::tokens::UnixSeconds;
 
 /// How often tokens are swept and addresses are written, if that is due.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// How often it is looked whether the file of users has changed.
+const LOOK: Duration = Duration::from_secs(1);
 /// Tokens that are looked at in one sweep.
 const SWEEP: usize = 10_000;
 /// How long shards may take to stop beyond their goodbyes and one hook.
@@ -35,10 +40,25 @@ pub(super) fn wait_and_stop(running: Running, config: &Arc<Config>) -> Result<()
         {
             warn!("writepid {}: {error}", path.display());
         }
-        wait(&running).await.map_err(|error| StartError::io("signals", &error))?;
+        let mut running = running;
+        let socket = running.socket.take();
+        let serving = serve(socket, &running);
+        tokio::select! {
+            ended = wait(&running) => ended.map_err(|error| StartError::io("signals", &error))?,
+            ended = serving => ended?,
+        }
         stop(running, config).await;
         Ok(())
     })
+}
+
+/// Answers operators until something else ends it.
+async fn serve(socket: Option<AdminSocket>, running: &Running) -> Result<(), StartError> {
+    let Some(socket) = socket else { return std::future::pending().await };
+    match crate::admin::serve(socket, &running.admin).await {
+        Ok(never) => match never {},
+        Err(error) => Err(StartError::io("control-socket", &error)),
+    }
 }
 
 /// Returns on SIGTERM or SIGINT, or when a shard has ended by itself.
@@ -48,6 +68,8 @@ async fn wait(running: &Running) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut restart = signal(SignalKind::user_defined1())?;
     let mut status = signal(SignalKind::user_defined2())?;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tick = interval(HOUSEKEEPING);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     info!("Initialization Sequence Completed");
@@ -58,11 +80,17 @@ async fn wait(running: &Running) -> io::Result<()> {
             _ = hangup.recv() => warn!("SIGHUP: revocation lists are followed by themselves; anything else needs a restart"),
             _ = restart.recv() => warn!("SIGUSR1: there is nothing to reopen; a restart keeps clients' tokens"),
             _ = status.recv() => report(running),
+            _ = look.tick() => {
+                if let Some(accounts) = running.admin.backends.accounts.clone() {
+                    // On a thread that may wait for the disk; one at a time.
+                    let _ = tokio::task::spawn_blocking(move || follow_accounts(&accounts)).await;
+                }
+            }
             _ = tick.tick() => {
                 if let Err(error) = running.directory.save_addresses(clock::now(), false) {
                     warn!("ifconfig-pool-persist: {error}");
                 }
-                running.tokens.sweep(UnixSeconds(clock::unix_seconds()), SWEEP);
+                running.vault.sweep(UnixSeconds(clock::unix_seconds()), SWEEP);
                 if running.shards.iter().any(|(_, thread)| thread.is_finished()) {
                     break error!("a session shard has ended: stopping");
                 }
@@ -101,7 +129,9 @@ fn report(running: &Running) {
 }
 
 async fn stop(running: Running, config: &Config) {
-    let Running { shards, data, hooks, directory, tokens, applied } = running;
+    let Running { shards, data, hooks, directory, vault, privileged, device, admin, applied, .. } = running;
+    // It holds ends of queues whose other ends wait for their closing.
+    drop(admin);
     let mut done = Vec::new();
     for (shard, _) in &shards {
         let (tell, told) = oneshot::channel();
@@ -127,7 +157,14 @@ async fn stop(running: Running, config: &Config) {
     }
     drop(data);
     drop(hooks);
-    drop(tokens);
+    let (dev, env) = device;
+    for kind in [PluginKind::RoutePredown, PluginKind::Down] {
+        privileged.device(kind, config, &dev, &env).await;
+    }
+    drop(privileged);
+    if !vault.close() {
+        warn!("store: not everything could be written");
+    }
     netlink::remove(applied).await;
     if let Err(error) = directory.save_addresses(clock::now(), true) {
         warn!("ifconfig-pool-persist: {error}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tessera_proto::data::{DataKey, Framing};
 use tessera_wire::{KeyId, PeerId};
+use tokio::sync::oneshot;
 
 use crate::net::Path;
 use crate::routes::Prefix;
@@ -55,6 +56,8 @@ pub enum ToWorker {
         /// Which owner of the id.
         generation: u64,
     },
+    /// What has this peer moved so far? Unanswered where the peer is unknown.
+    Stats(PeerId, oneshot::Sender<PeerStats>),
     /// Packets for this prefix belong to this peer, whoever owns it.
     AddRoute(Prefix, PeerId),
     /// Forget all routes of this peer.

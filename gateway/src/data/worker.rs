@@ -261,6 +261,12 @@ impl Core {
                     self.tell(peer.spec.shard, FromWorker::Removed { id, generation, stats });
                 }
             }
+            ToWorker::Stats(id, reply) => {
+                if let Some(peer) = self.peers.lookup(id) {
+                    // Whoever asked may have given up waiting.
+                    let _ = reply.send(peer.stats);
+                }
+            }
             ToWorker::AddRoute(prefix, id) => {
                 // The directory has refused conflicts already; a second answer here changes nothing.
                 let _ = self.routes.insert(prefix, id);

@@ -47,6 +47,8 @@ pub struct Overlay {
     pub token: Option<Secret<String>>,
     /// The user name that goes with it, in clear.
     pub token_user: Option<String>,
+    /// What is wrong with a token, until its line is known.
+    token_fault: Option<&'static str>,
     /// The client must be refused, for this reason; it names no secret.
     pub fault: Option<String>,
 }

@@ -53,7 +53,12 @@ pub fn parse(source: &str, text: &[u8]) -> (Overlay, Vec<String>) {
         };
         for directive in &found {
             directives += 1;
-            if let Err(why) = overlay.take(directive) {
+            let taken = overlay.take(directive);
+            if let Some(fault) = overlay.token_fault.take() {
+                let place = on_line(&name, number, &directive.place);
+                overlay.fault.get_or_insert(format!("{place}: the {TOKEN} that was pushed {fault}"));
+            }
+            if let Err(why) = taken {
                 let place = on_line(&name, number, &directive.place);
                 left_out.push(format!("{place}: {}: {why}", printable(&directive.name)));
             }
@@ -157,7 +162,7 @@ impl Overlay {
             let fault = token_fault(token.expose());
             match fault.or((args > 1).then_some("is not quoted as one argument")) {
                 None => self.token = Some(token),
-                Some(fault) => self.fault = Some(format!("the auth-token that was pushed {fault}")),
+                Some(fault) => self.token_fault = Some(fault),
             }
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use rustls::pki_types::CertificateDer;
+use tessera_proto::Cipher;
 use tessera_proto::peer_info::PeerInfo;
 
 use crate::data::PeerStats;
@@ -10,6 +11,7 @@ use crate::directory::Owner;
 use crate::hooks::{Env, Farewell};
 use crate::lease::{Lease, PeerHandle};
 use crate::routes::Prefix;
+use crate::tokens::TokenInfo;
 
 /// What the first login of a session found out; later logins must agree with it.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub(super) struct Account {
     pub(super) cert_env: Vec<(String, String)>,
     /// Subjects of its chain by depth, for `tls-verify`.
     pub(super) subjects: Vec<String>,
+    /// When it logged in first, in seconds since 1970.
+    pub(super) since: u64,
     /// What it showed, to be judged again when a revocation list changes.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// What the client says about itself.
@@ -41,6 +45,10 @@ pub(super) struct Client {
     pub(super) v6: Option<Ipv6Addr>,
     /// Networks behind it.
     pub(super) iroutes: Vec<Prefix>,
+    /// The token that a hook has pushed to it, if it is in the cache.
+    pub(super) token: Option<TokenInfo>,
+    /// Of its data channel.
+    pub(super) cipher: Option<Cipher>,
     /// Plugins are told that it has gone.
     pub(super) plugins_connected: bool,
     /// Owed since its `client-connect` said yes.

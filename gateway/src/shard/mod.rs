@@ -14,12 +14,14 @@ mod farewell;
 mod login;
 mod renewal;
 mod run;
+mod sessions;
 mod state;
 
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tessera_api::Session;
 use tessera_proto::endpoint::{CookieKey, Handle, Protections, ReplyRate};
 use tessera_proto::session::SessionParams;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +36,7 @@ use crate::tokens::{TokenGenerator, Vault};
 
 pub use backends::Backends;
 pub use run::run;
+pub use sessions::{Ending, Target};
 
 /// Messages of workers that wait for a shard.
 pub const WORKER_QUEUE: usize = 4096;
@@ -49,6 +52,17 @@ pub enum Command {
         handle: Handle,
         /// Why, for the log.
         why: &'static str,
+    },
+    /// List the sessions whose clients have logged in.
+    Sessions(oneshot::Sender<Vec<Session>>),
+    /// End sessions, and say how many.
+    End {
+        /// Which.
+        target: Target,
+        /// How.
+        ending: Ending,
+        /// Their number.
+        done: oneshot::Sender<u64>,
     },
     /// Send every client away so that it comes back with its token, and answer when the last has heard it.
     Stop {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tessera_proto::{Instant, Now, Secret};
+use tessera_proto::{Instant, Now, Secret, UnixTime};
 
-use crate::tokens::{Holder, SessionTokens, TokenGenerator};
+use crate::tokens::{Holder, SessionTokens, Subject, TokenGenerator, UnixSeconds, Vault};
 
 /// What a session has been given.
 #[derive(Debug, Clone)]
@@ -20,9 +20,21 @@ pub(super) struct OwnTokens {
 
 impl OwnTokens {
     /// Makes the next token.
-    pub(super) fn mint(&mut self, generator: &TokenGenerator, now: Now) -> Option<Secret<String>> {
+    pub(super) fn mint(
+        &mut self,
+        generator: &TokenGenerator,
+        vault: &Vault,
+        now: Now,
+    ) -> Option<Secret<String>> {
         let holder = Holder { username: &self.username, certificate: self.certificate.as_ref() };
-        generator.mint(&mut self.tokens, holder, now)
+        let subject = Subject {
+            session: Some(self.tokens.session.0),
+            username: &self.username,
+            certificate: self.certificate,
+            issued: UnixSeconds(now.wall.0),
+        };
+        let not_before = vault.dead_until(&subject).map_or(0, |until| until.0.saturating_add(1));
+        generator.mint(&mut self.tokens, holder, UnixTime(not_before), now)
     }
 }
 
@@ -69,7 +81,6 @@ impl<Handle: Copy + Ord> Renewals<Handle> {
 
 #[cfg(test)]
 mod tests {
-    use tessera_proto::UnixTime;
     use tessera_proto::auth_token::TokenKey;
 
     use super::*;

@@ -120,6 +120,16 @@ async fn command_loop(shard: &Shared, mut commands: mpsc::Receiver<Command>) {
         match command {
             // Nothing is said, as with OpenVPN: the client itself has moved on, and a message would only call it back.
             Command::Replace { handle, why } => shard.close(handle, Close::Silent(why)),
+            Command::Sessions(reply) => {
+                let shard = Rc::clone(shard);
+                tokio::task::spawn_local(async move {
+                    // Whoever asked may have given up waiting.
+                    let _ = reply.send(shard.sessions().await);
+                });
+            }
+            Command::End { target, ending, done } => {
+                let _ = done.send(shard.end_sessions(&target, &ending));
+            }
             Command::Stop { reason, done } => {
                 stop(shard, &reason).await;
                 finish(done);

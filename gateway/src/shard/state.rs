@@ -108,6 +108,13 @@ pub(super) struct State {
     pub(super) stopping: bool,
 }
 
+impl State {
+    /// Bytes of a session's control packets.
+    pub(super) fn control_stats(&self, handle: Handle) -> PeerStats {
+        self.links.get(&handle).map(|link| link.stats).unwrap_or_default()
+    }
+}
+
 impl Shard {
     pub(super) fn new(
         setup: ShardSetup,
@@ -291,7 +298,7 @@ impl Shard {
     pub(super) fn renew_token(self: &Rc<Self>, handle: Handle, mut tokens: OwnTokens) {
         let Some(generator) = &self.generator else { return };
         let now = clock::read();
-        let Some(token) = tokens.mint(generator, now) else { return };
+        let Some(token) = tokens.mint(generator, &self.vault, now) else { return };
         self.with_session(handle, |session| session.push_token(&token, now));
         self.hold_token(handle, tokens);
     }

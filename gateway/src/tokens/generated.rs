@@ -190,10 +190,17 @@ impl TokenGenerator {
         SessionTokens { session, initial, began: (age, now.mono), made: Vec::new() }
     }
 
-    /// Makes the next token of a session. A stamp is never before that of the session's first login.
+    /// Makes the next token of a session. A stamp is never before that of the session's first login, nor before `not_before`:
+    /// what was revoked up to a second must not take the token with it that is made in that second.
     #[must_use]
-    pub fn mint(&self, own: &mut SessionTokens, holder: Holder<'_>, now: Now) -> Option<Secret<String>> {
-        let issued = UnixTime(now.wall.0.max(own.initial.0));
+    pub fn mint(
+        &self,
+        own: &mut SessionTokens,
+        holder: Holder<'_>,
+        not_before: UnixTime,
+        now: Now,
+    ) -> Option<Secret<String>> {
+        let issued = now.wall.max(own.initial).max(not_before);
         let token = AuthToken { session: own.session, initial: own.initial, issued };
         let certificate = holder.certificate.filter(|_| self.bind_certificate);
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
@@ -261,7 +268,7 @@ mod tests {
 
     fn first_login(generator: &TokenGenerator) -> (SessionTokens, Secret<String>) {
         let mut own = generator.begin(&Judgement::NoToken, &mut Counting(0), at(0, 0));
-        let token = generator.mint(&mut own, ALICE, at(0, 0)).unwrap();
+        let token = generator.mint(&mut own, ALICE, UnixTime(0), at(0, 0)).unwrap();
         (own, token)
     }
 
@@ -269,7 +276,7 @@ mod tests {
     fn a_session_keeps_its_id_and_its_beginning_over_renewals_and_reconnects() {
         let generator = generator();
         let (mut own, first) = first_login(&generator);
-        let second = generator.mint(&mut own, ALICE, at(600, 0)).unwrap();
+        let second = generator.mint(&mut own, ALICE, UnixTime(0), at(600, 0)).unwrap();
         let shown = generator.judge(&second, ALICE, None, at(700, 0));
         let Judgement::Good(token) = shown else { panic!("{shown:?}") };
         assert_eq!((token.session, token.initial), (own.session, UnixTime(T0)));
@@ -284,13 +291,13 @@ mod tests {
     fn the_previous_token_is_good_for_two_renewals_and_no_longer() {
         let generator = generator();
         let (mut own, first) = first_login(&generator);
-        let _second = generator.mint(&mut own, ALICE, at(600, 0)).unwrap();
+        let _second = generator.mint(&mut own, ALICE, UnixTime(0), at(600, 0)).unwrap();
         let judge = |now| generator.judge(&first, ALICE, Some(&own), now);
         assert!(matches!(judge(at(1199, 0)), Judgement::Good(_)));
         assert!(matches!(judge(at(1200, 0)), Judgement::Expired(_)));
         // One that the session no longer remembers is judged by its stamp.
         let mut later = own.clone();
-        let _ = generator.mint(&mut later, ALICE, at(601, 0));
+        let _ = generator.mint(&mut later, ALICE, UnixTime(0), at(601, 0));
         let judge = |now| generator.judge(&first, ALICE, Some(&later), now);
         assert!(matches!(judge(at(1199, 0)), Judgement::Good(_)));
         assert!(matches!(judge(at(1200, 0)), Judgement::Expired(_)));
@@ -313,7 +320,7 @@ mod tests {
         );
         // A token of a clock that went back is no older than its session.
         let mut own = own;
-        let renewed = generator.mint(&mut own, ALICE, at(600, -3600)).unwrap();
+        let renewed = generator.mint(&mut own, ALICE, UnixTime(0), at(600, -3600)).unwrap();
         assert!(matches!(generator.judge(&renewed, ALICE, Some(&own), at(601, -3600)), Judgement::Good(_)));
         assert!(matches!(generator.judge(&renewed, ALICE, None, at(601, 0)), Judgement::Good(_)));
     }
@@ -324,11 +331,11 @@ mod tests {
         let (_, token) = first_login(&generator);
         let shown = generator.judge(&token, ALICE, None, at(1000, 0));
         let mut again = generator.begin(&shown, &mut Counting(1), at(1000, 0));
-        let token = generator.mint(&mut again, ALICE, at(3500, 0)).unwrap();
+        let token = generator.mint(&mut again, ALICE, UnixTime(0), at(3500, 0)).unwrap();
         assert!(matches!(generator.judge(&token, ALICE, Some(&again), at(3600, 0)), Judgement::Good(_)));
         assert!(matches!(generator.judge(&token, ALICE, Some(&again), at(3601, 0)), Judgement::Expired(_)));
         again.restart(at(3601, 0));
-        let token = generator.mint(&mut again, ALICE, at(3601, 0)).unwrap();
+        let token = generator.mint(&mut again, ALICE, UnixTime(0), at(3601, 0)).unwrap();
         assert!(matches!(generator.judge(&token, ALICE, Some(&again), at(3700, 0)), Judgement::Good(_)));
     }
 
@@ -352,17 +359,17 @@ mod tests {
         let generator = generator();
         let mut own = generator.begin(&Judgement::NoToken, &mut Counting(0), at(0, 0));
         let nobody = Holder { username: "", certificate: None };
-        let unnamed = generator.mint(&mut own, nobody, at(0, 0)).unwrap();
+        let unnamed = generator.mint(&mut own, nobody, UnixTime(0), at(0, 0)).unwrap();
         let state =
             |password: &Secret<String>, now| generator.judge(password, ALICE, None, now).session_state();
         assert_eq!(state(&Secret::new("secret".into()), at(0, 0)), "Initial");
         assert_eq!(state(&unnamed, at(0, 0)), "AuthenticatedEmptyUser");
         assert_eq!(state(&unnamed, at(2000, 0)), "ExpiredEmptyUser");
-        let token = generator.mint(&mut own, ALICE, at(0, 0)).unwrap();
+        let token = generator.mint(&mut own, ALICE, UnixTime(0), at(0, 0)).unwrap();
         assert_eq!(state(&token, at(0, 0)), "Authenticated");
         assert_eq!(state(&token, at(2000, 0)), "Expired");
         let forged = TokenGenerator::new(vec![TokenKey::new([9; 128])], None, RENEWAL, false);
-        assert_eq!(state(&forged.mint(&mut own, ALICE, at(0, 0)).unwrap(), at(0, 0)), "Invalid");
+        assert_eq!(state(&forged.mint(&mut own, ALICE, UnixTime(0), at(0, 0)).unwrap(), at(0, 0)), "Invalid");
         assert_eq!(state(&Secret::new("SESS_ID_AT_short".into()), at(0, 0)), "Initial");
     }
 }

@@ -139,6 +139,11 @@ impl Vault {
         self.state.revocations.is_revoked(subject) || self.state.locks.is_locked(subject.username)
     }
 
+    /// Until when tokens of this subject must have been issued to be dead: the next one is stamped later.
+    pub fn dead_until(&self, subject: &Subject<'_>) -> Option<UnixSeconds> {
+        self.state.revocations.dead_until(subject)
+    }
+
     /// All revocations that are remembered.
     pub fn revocations(&self) -> Vec<Revocation> {
         self.state.revocations.list()

@@ -21,10 +21,12 @@ use crate::routes::Prefix;
 use crate::shard::client::{Account, Client};
 use crate::shard::farewell::{Resources, learned};
 use crate::shard::renewal::OwnTokens;
-use crate::tokens::{Binding, Lineage, UnixSeconds};
+use crate::tokens::{Binding, Lineage, TokenInfo, UnixSeconds};
 
 /// Extra time that a client which takes over another's name waits for the other's farewell, beyond one hook.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a login waits for its token to be in the store. It takes well under a millisecond unless the disk is in trouble.
+const WRITTEN: Duration = Duration::from_millis(250);
 /// Lifetime of tokens when the configuration sets no limit.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -99,7 +101,8 @@ impl Login<'_> {
             match connecting.answer().await {
                 Ok(connected) => {
                     resources.farewell = connected.farewell;
-                    own.merge(self.read_overlay("client-connect", &connected.written));
+                    let source = format!("client-connect {}", command.argv[0]);
+                    own.merge(self.read_overlay(&source, &connected.written));
                 }
                 Err(answer) => {
                     self.check()?;
@@ -119,7 +122,7 @@ impl Login<'_> {
         if let Some(farewell) = &mut resources.farewell {
             farewell.set_env(env.clone());
         }
-        self.remember_token(&account, &mut own)?;
+        let token = self.remember_token(&account, &own).await?;
         resources.env = env.clone();
         let assigned = self.assigned(resources.lease.as_ref(), &own);
         let peer = shard.directory.allocate_peer(clock::now()).map_err(|error| {
@@ -129,8 +132,15 @@ impl Login<'_> {
         resources.peer = Some(peer);
         let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own).await?;
         // From here on nothing waits: the client is either admitted whole or not at all.
+        if shard.vault.is_locked(&account.username) {
+            warn!(remote = %self.path.remote, name = account.common_name, "TLS Auth Error: the user is locked");
+            return Err(Stop::plain());
+        }
         let tokens = self.first_token(tokens, &mut own);
         self.admit(account, proof, resources, peer, &assigned, own, routes, &iroutes, since)?;
+        if let Some(client) = shard.state.borrow_mut().clients.get_mut(&self.handle) {
+            client.token = token;
+        }
         if let Some(tokens) = tokens {
             shard.hold_token(self.handle, tokens);
         }
@@ -222,8 +232,8 @@ impl Login<'_> {
     }
 
     /// The cache takes the token before the client can: there is no moment at which it holds one that we do not know.
-    fn remember_token(&self, account: &Account, own: &mut Overlay) -> Result<(), Stop> {
-        let Some(token) = &own.token else { return Ok(()) };
+    async fn remember_token(&self, account: &Account, own: &Overlay) -> Result<Option<TokenInfo>, Stop> {
+        let Some(token) = &own.token else { return Ok(None) };
         let username = own.token_user.as_deref().unwrap_or(&account.username);
         let now = UnixSeconds(clock::unix_seconds());
         let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
@@ -231,11 +241,16 @@ impl Login<'_> {
         let taken = Binding::new(username, account.owner.certificate, &account.common_name)
             .and_then(|binding| self.shard.vault.insert(token, binding, lineage, now, lifetime));
         match (taken, self.config().tessera.token_verify) {
-            (Ok(_), _) => Ok(()),
+            (Ok(info), _) => {
+                // A disk that is slow or full holds up no login: then the token may not outlive the process.
+                let _ = tokio::time::timeout(WRITTEN, self.shard.vault.written()).await;
+                self.check()?;
+                Ok(Some(info))
+            }
             // The hook judges tokens by itself; the cache is only a witness.
             (Err(error), TokenVerify::Hook) => {
                 info!(name = account.common_name, "token is not cached: {error}");
-                Ok(())
+                Ok(None)
             }
             (Err(error), TokenVerify::Cache) => {
                 warn!(name = account.common_name, "token refused: {error}");
@@ -254,7 +269,7 @@ impl Login<'_> {
     /// The first generated token of the session. It takes the place of one that a hook has pushed: a client has one.
     fn first_token(&self, tokens: Option<OwnTokens>, own: &mut Overlay) -> Option<OwnTokens> {
         let mut tokens = tokens?;
-        let token = tokens.mint(self.shard.generator.as_ref()?, clock::read())?;
+        let token = tokens.mint(self.shard.generator.as_ref()?, &self.shard.vault, clock::read())?;
         if own.token.replace(token).is_some() {
             warn!(remote = %self.path.remote, "the pushed auth-token gives way to a generated one");
         }
@@ -342,6 +357,8 @@ impl Login<'_> {
             v6: assigned.v6.map(|(a, ..)| a),
             iroutes: routes.clone(),
             plugins_connected: resources.plugins_connected,
+            token: None,
+            cipher: None,
             farewell: resources.farewell.take().or_else(|| self.lone_farewell(&resources.env)),
             env: resources.env.clone(),
             since,
@@ -376,7 +393,13 @@ impl Login<'_> {
         let Some(agreed) = agreed else {
             return Err(Stop::Left);
         };
-        shard.state.borrow_mut().logins.remove(&self.handle);
+        {
+            let state = &mut *shard.state.borrow_mut();
+            state.logins.remove(&self.handle);
+            if let Some(client) = state.clients.get_mut(&self.handle) {
+                client.cipher = Some(agreed.cipher);
+            }
+        }
         let address = |a: Option<String>| a.unwrap_or_else(|| "none".into());
         info!(
             %remote,

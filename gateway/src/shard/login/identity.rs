@@ -4,6 +4,7 @@ use tessera_proto::session::AuthRequest;
 use tracing::{info, warn};
 
 use super::{Login, Stop};
+use crate::clock;
 use crate::config::CertificatePolicy;
 use crate::directory::Owner;
 use crate::hooks::{Env, printable};
@@ -44,6 +45,7 @@ impl Login<'_> {
             owner: Owner { username: request.username.clone(), certificate },
             cert_env,
             subjects,
+            since: clock::unix_seconds(),
             chain: request.certificates.clone(),
             peer_info: request.peer_info.clone(),
         })

@@ -1,0 +1,207 @@
+//! The one place for names of metrics. All are read at the moment of asking from counters that their owners keep; the label
+//! sets are closed: kinds of hooks and plugins of the configuration.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder as _, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::admin::Admin;
+use crate::hooks::{DURATION_BUCKETS, KindStats};
+
+/// Everything, in the text format of Prometheus.
+///
+/// # Errors
+/// When a name stands twice: a fault of this file.
+pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus::Error> {
+    let sheet = Sheet { registry: Registry::new() };
+    sheet.gauge("tessera_clients", "Clients with a peer-id", admin.directory.clients().into())?;
+    sheet.gauge("tessera_sessions", "Sessions whose clients have logged in", sessions)?;
+    sheet.gauge(
+        "tessera_start_time_seconds",
+        "When the gateway started, in seconds since 1970",
+        admin.started,
+    )?;
+    hooks(&sheet, admin)?;
+    plugins(&sheet, admin)?;
+    tokens(&sheet, admin)?;
+    logins(&sheet, admin)?;
+    let families: Vec<MetricFamily> = sheet.registry.gather();
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text)?;
+    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+fn hooks(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
+    let kinds: Vec<(&str, &KindStats)> = admin.hooks.stats().kinds().collect();
+    sheet.calls("tessera_hook", "hook", &kinds)?;
+    let now = sheet.gauges("tessera_hook_jobs", "Jobs by where they are now", &["hook", "stage"])?;
+    for (kind, stats) in kinds {
+        for (stage, jobs) in
+            [("queued", stats.queued()), ("running", stats.running()), ("deferred", stats.deferred())]
+        {
+            now.with_label_values(&[kind, stage]).set(int(jobs));
+        }
+    }
+    sheet.gauge(
+        "tessera_plugin_deferred",
+        "Answers that plugins have put off",
+        admin.hooks.stats().plugins_deferred(),
+    )
+}
+
+fn plugins(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
+    let up = sheet.gauges("tessera_plugin_up", "Whether the plugin is open", &["plugin"])?;
+    let restarts = sheet.counters(
+        "tessera_plugin_restarts_total",
+        "How often its host was started again",
+        &["plugin"],
+    )?;
+    let waiting = sheet.gauges("tessera_plugin_queue", "Calls that wait or run", &["plugin"])?;
+    let calls =
+        sheet.counters("tessera_plugin_calls_total", "Calls that ended", &["plugin", "call", "outcome"])?;
+    for stats in admin.backends.plugins.stats() {
+        up.with_label_values(&[&stats.name]).set(stats.open.load(Relaxed).into());
+        restarts.with_label_values(&[&stats.name]).inc_by(stats.restarts.load(Relaxed));
+        waiting.with_label_values(&[&stats.name]).set(int(stats.in_queue.load(Relaxed)));
+        for (call, kind) in stats.kinds().filter(|(_, kind)| kind.runs() > 0) {
+            let failed = kind.failures();
+            calls.with_label_values(&[&stats.name, call, "yes"]).inc_by(kind.runs().saturating_sub(failed));
+            calls.with_label_values(&[&stats.name, call, "failed"]).inc_by(failed);
+        }
+    }
+    Ok(())
+}
+
+fn tokens(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
+    let (tokens, store) = (admin.vault.stats(), admin.vault.store_stats());
+    sheet.gauge("tessera_token_entries", "Pushed tokens that are remembered", tokens.entries)?;
+    let checks =
+        sheet.counters("tessera_token_checks_total", "Pushed tokens that were presented", &["verdict"])?;
+    for (verdict, count) in [
+        ("valid", tokens.valid),
+        ("unknown", tokens.unknown),
+        ("wrong_client", tokens.wrong_client),
+        ("expired", tokens.found_expired),
+        ("revoked", tokens.found_revoked),
+    ] {
+        checks.with_label_values(&[verdict]).inc_by(count);
+    }
+    let events = sheet.counters("tessera_token_events_total", "What became of pushed tokens", &["event"])?;
+    for (event, count) in [
+        ("inserted", tokens.inserted),
+        ("refreshed", tokens.refreshed),
+        ("refused", tokens.refused),
+        ("evicted", tokens.evicted),
+        ("expired", tokens.expired),
+        ("revoked", tokens.revoked),
+    ] {
+        events.with_label_values(&[event]).inc_by(count);
+    }
+    sheet.gauge("tessera_store_failing", "Whether the disk of the store fails", store.failing.into())?;
+    sheet.gauge("tessera_store_bytes", "Bytes of the journal", store.size)?;
+    let writes =
+        sheet.counters("tessera_store_operations_total", "Operations of the store", &["operation"])?;
+    for (operation, count) in [
+        ("record", store.records),
+        ("write", store.writes),
+        ("sync", store.syncs),
+        ("failure", store.failures),
+        ("compaction", store.compactions),
+        ("dropped", store.dropped),
+    ] {
+        writes.with_label_values(&[operation]).inc_by(count);
+    }
+    Ok(())
+}
+
+fn logins(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
+    let logins = sheet.counters(
+        "tessera_account_logins_total",
+        "Logins by auth-file or auth-pam",
+        &["backend", "outcome"],
+    )?;
+    if let Some(accounts) = &admin.backends.accounts {
+        let stats = accounts.stats();
+        for (outcome, count) in [
+            ("allowed", &stats.allowed),
+            ("denied", &stats.denied),
+            ("locked", &stats.locked),
+            ("challenged", &stats.challenged),
+            ("asked", &stats.asked),
+            ("no_answer", &stats.no_answer),
+            ("replayed", &stats.replayed),
+        ] {
+            logins.with_label_values(&["auth-file", outcome]).inc_by(count.load(Relaxed));
+        }
+    }
+    if let Some(pam) = &admin.backends.pam {
+        let stats = pam.stats();
+        for (outcome, count) in [
+            ("allowed", &stats.allowed),
+            ("denied", &stats.denied),
+            ("asked", &stats.asked),
+            ("no_answer", &stats.no_answer),
+        ] {
+            logins.with_label_values(&["auth-pam", outcome]).inc_by(count.load(Relaxed));
+        }
+    }
+    Ok(())
+}
+
+/// A registry for one answer.
+struct Sheet {
+    registry: Registry,
+}
+
+impl Sheet {
+    fn gauge(&self, name: &str, help: &str, value: u64) -> Result<(), prometheus::Error> {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(int(value));
+        self.registry.register(Box::new(gauge))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    /// Runs, failures, timeouts, and durations by bucket (cumulative, as a histogram has them).
+    fn calls(&self, name: &str, label: &str, kinds: &[(&str, &KindStats)]) -> Result<(), prometheus::Error> {
+        let runs = self.counters(&format!("{name}_runs_total"), "Runs that ended", &[label])?;
+        let failures =
+            self.counters(&format!("{name}_failures_total"), "Runs that did not say yes", &[label])?;
+        let timeouts =
+            self.counters(&format!("{name}_timeouts_total"), "Runs that took too long", &[label])?;
+        let rejected =
+            self.counters(&format!("{name}_rejected_total"), "Jobs that found the queue full", &[label])?;
+        let took = self.counters(
+            &format!("{name}_duration_bucket"),
+            "Runs that took no longer than so many seconds",
+            &[label, "le"],
+        )?;
+        for (kind, stats) in kinds {
+            runs.with_label_values(&[kind]).inc_by(stats.runs());
+            failures.with_label_values(&[kind]).inc_by(stats.failures());
+            timeouts.with_label_values(&[kind]).inc_by(stats.timeouts());
+            rejected.with_label_values(&[kind]).inc_by(stats.rejected());
+            for (end, count) in stats.durations() {
+                took.with_label_values(&[*kind, &end.to_string()]).inc_by(count);
+            }
+            took.with_label_values(&[*kind, "+Inf"]).inc_by(stats.runs());
+        }
+        debug_assert_eq!(DURATION_BUCKETS.len(), 8, "the buckets are the contract of dashboards");
+        Ok(())
+    }
+}
+
+fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
