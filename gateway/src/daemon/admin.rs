@@ -70,10 +70,10 @@ impl Backend for Admin {
             Request::TokenRevoke(revoke) => self.revoke(revoke).await,
             Request::TokenRotateSecret(_) => self.rotate().await,
             Request::UserAdd(add) => {
-                let password = add.password.map(secret);
+                let password = add.password.as_ref().map(secret);
                 let (name, otp) = (add.name.clone(), add.otp.map(factor));
                 let added = self.accounts(move |accounts| accounts.add(&name, password, otp)).await?;
-                Ok(Response::Credentials(credentials(add.name, added, add.otp)))
+                Ok(Response::Credentials(credentials(add.name, &added, add.otp)))
             }
             Request::UserList(_) => Ok(Response::Users(self.users())),
             Request::UserRemove(user) => {
@@ -86,10 +86,10 @@ impl Backend for Admin {
             Request::UserOtp(change) => {
                 let (name, kind) = (change.name.clone(), change.otp.kind());
                 let added = self.accounts(move |accounts| accounts.set_otp(&name, kind.map(factor))).await?;
-                Ok(Response::Credentials(credentials(change.name, added, kind)))
+                Ok(Response::Credentials(credentials(change.name, &added, kind)))
             }
             Request::UserPassword(change) => {
-                let (name, password) = (change.name.clone(), change.password.map(secret));
+                let (name, password) = (change.name.clone(), change.password.as_ref().map(secret));
                 let made = self.accounts(move |accounts| accounts.set_password(&name, password)).await?;
                 let password = made.map(|made| Sensitive::new(made.expose().clone()));
                 Ok(Response::Credentials(Credentials { name: change.name, password, otp: None }))
@@ -274,7 +274,8 @@ impl Admin {
             return Err(ApiError::refused("the gateway keeps no users: there is no auth-file"));
         };
         let done = tokio::task::spawn_blocking(move || work(&accounts)).await;
-        done.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?.map_err(account_error)
+        done.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?
+            .map_err(|error| account_error(&error))
     }
 
     /// Users of the file, and whoever else is locked.
@@ -407,7 +408,7 @@ fn plugin_stats(stats: &crate::plugins::PluginStats) -> PluginStats {
     }
 }
 
-fn credentials(name: String, added: Added, kind: Option<OtpKind>) -> Credentials {
+fn credentials(name: String, added: &Added, kind: Option<OtpKind>) -> Credentials {
     let sensitive = |text: &Secret<String>| Sensitive::new(text.expose().clone());
     let otp = match (kind, &added.secret, &added.otpauth) {
         (Some(kind), Some(secret), Some(uri)) => {
@@ -418,7 +419,7 @@ fn credentials(name: String, added: Added, kind: Option<OtpKind>) -> Credentials
     Credentials { name, password: added.password.as_ref().map(sensitive), otp }
 }
 
-fn secret(text: Sensitive) -> Secret<String> {
+fn secret(text: &Sensitive) -> Secret<String> {
     Secret::new(text.expose().to_owned())
 }
 
@@ -429,8 +430,8 @@ const fn factor(kind: OtpKind) -> Otp {
     }
 }
 
-fn account_error(error: AccountsError) -> ApiError {
-    let code = match &error {
+fn account_error(error: &AccountsError) -> ApiError {
+    let code = match error {
         AccountsError::Exists(_) => ErrorCode::Exists,
         AccountsError::Unknown(_) => ErrorCode::NotFound,
         AccountsError::Invalid(_) => ErrorCode::BadRequest,

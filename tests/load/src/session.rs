@@ -140,8 +140,10 @@ impl Session {
                 let text = self.refused.take().unwrap_or_else(|| why.to_owned());
                 return Some(self.fail(text));
             }
-            // No data is sent: keys are of no use.
+            // No data is sent, so that keys are of no use, and there is nobody who could answer a question.
             ClientEvent::InstallKey(_)
+            | ClientEvent::AuthPending(_)
+            | ClientEvent::Info(_)
             | ClientEvent::PromoteKey(_)
             | ClientEvent::RetireKey(_)
             | ClientEvent::Renegotiated(_)

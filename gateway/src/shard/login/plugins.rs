@@ -73,7 +73,7 @@ impl Login<'_> {
         while let Some(said) = later.next().await {
             match said {
                 Err(Stop::Refused(failure)) if !super::deciders::is_definite(&failure) => {
-                    missing = Some(failure)
+                    missing = Some(failure);
                 }
                 other => other?,
             }
