@@ -1,12 +1,16 @@
-//! Tokens that a client-connect hook or a client's config file pushed (`push "auth-token VALUE"`), for `token-verify
-//! cache`: the gateway itself recognises the token when the client comes back with it in place of the password.
+//! What the gateway knows of tokens and logins: a [`Vault`] has it all and keeps it in the store, if there is one.
 //!
-//! A token is known here only by HMAC-SHA256 of its value under a pepper that is drawn when the process starts; the
-//! value itself is nowhere. It is bound to the username and the certificate that it was given to, and it outlives the
-//! session: the client reconnects with it.
+//! **Pushed tokens** ([`TokenCache`]) come from a client-connect hook or a client's config file (`push "auth-token VALUE"`),
+//! for `token-verify cache`: the gateway itself recognises the token when the client comes back with it in place of the
+//! password. A token is known here only by HMAC-SHA256 of its value under a pepper that is drawn once; the value itself is
+//! nowhere. It is bound to the username and the certificate that it was given to, and it outlives the session: the client
+//! reconnects with it. Without a store every token is [`TokenVerdict::Unknown`] after a restart, and clients fall back to
+//! their password.
 //!
-//! The cache is in memory. After a restart every token is [`Verdict::Unknown`](TokenVerdict::Unknown), and clients
-//! fall back to their password; where that must not happen, `token-verify hook` keeps the decision with the hook.
+//! **Revocations** ([`Revocations`]) and **locks** ([`UserLocks`]) also hold for tokens that are kept nowhere. **One-time
+//! passwords** ([`OtpCounters`]) are used once. **Keys** ([`SigningKeys`]) sign generated tokens.
+//!
+//! MEASURE
 
 mod binding;
 mod cache;
@@ -28,6 +32,6 @@ pub use keys::{MAX_SIGNING_KEYS, SigningKey, SigningKeys};
 pub use list::{ListedToken, MAX_LISTED, TokenFilter};
 pub use locks::{LockChange, LockedUser, MAX_LOCKS, UserLocks};
 pub use otp::{MAX_OTP_USERS, OtpCounters};
-pub use record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};
+pub use record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds, ValidToken};
 pub use revocations::{MAX_PERMANENT, MAX_REVOCATIONS, Revocation, Revocations, RevokeError, Scope, Subject};
 pub use vault::Vault;
