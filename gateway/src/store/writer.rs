@@ -492,6 +492,10 @@ mod tests {
         }
     }
 
+    fn long_name(number: u32) -> String {
+        format!("{number:0>250}")
+    }
+
     struct Bench {
         model: Arc<Model>,
         queue: Arc<Queue>,
@@ -617,13 +621,13 @@ mod tests {
         let mut bench = Bench::new();
         bench.turn(0);
         bench.writer.disk.faults.write = true;
-        for number in 0..300_000 {
-            bench.change(&format!("user{number}"));
+        for number in 0..20_000 {
+            bench.change(&long_name(number));
         }
         bench.wait();
         bench.turn(0);
         bench.turn(5);
-        assert!(bench.stats().dropped > 100_000 && bench.stats().failing);
+        assert!(bench.stats().dropped > 10_000 && bench.stats().failing);
         bench.change("one more");
         bench.writer.disk.faults.write = false;
         bench.turn(5);
@@ -654,8 +658,8 @@ mod tests {
         bench.turn(0);
         let mut turns = 0;
         while bench.stats().compactions < 3 {
-            for number in 0..3_000 {
-                bench.change(&format!("user{number}"));
+            for number in 0..1_000 {
+                bench.change(&long_name(number));
             }
             bench.wait();
             bench.writer.disk.history.clear();
@@ -683,8 +687,8 @@ mod tests {
             bench.turn(0);
             bench.writer.disk.faults = faults;
             while bench.stats().size <= COMPACT_ABOVE {
-                for number in 0..3_000 {
-                    bench.change(&format!("user{number}"));
+                for number in 0..1_000 {
+                    bench.change(&long_name(number));
                 }
                 bench.wait();
                 bench.turn(0);

@@ -1,9 +1,12 @@
 //! Whom a token is for.
 
 use std::fmt;
+use std::hash::Hasher as _;
 
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
 use subtle::ConstantTimeEq as _;
 
+use super::hash::Pepper;
 use super::record::{TokenError, TokenVerdict};
 
 /// Longest username or common name. Either is at most 127 bytes when it comes from a client; the rest is for names
@@ -103,9 +106,75 @@ pub struct Presented<'a> {
     pub certificate: Option<&'a [u8; 32]>,
 }
 
+/// Makes tags of bindings: SipHash-2-4 of 128 bits under a key that follows from the pepper.
+#[derive(Clone)]
+pub(super) struct Tagger(SipHasher24);
+
+/// Stands for a username and a certificate. It lies beside the token's hash, so that a check that finds all in order
+/// need not go to the binding.
+#[derive(Clone, Copy)]
+pub(super) struct BindingTag([u8; 16]);
+
+impl Tagger {
+    pub(super) fn new(pepper: &Pepper) -> Self {
+        // A token has no space in it, so this is no token's hash.
+        Self(SipHasher24::new_with_key(&pepper.derive(b"tags of bindings")))
+    }
+
+    pub(super) fn tag(&self, presented: &Presented<'_>) -> BindingTag {
+        let mut hasher = self.0;
+        hasher.write(&[presented.certificate.is_some().into()]);
+        hasher.write(presented.certificate.map_or(&[], |certificate| certificate));
+        hasher.write(presented.username.as_bytes());
+        BindingTag(hasher.finish128().as_bytes())
+    }
+}
+
+impl fmt::Debug for Tagger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl PartialEq for BindingTag {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Debug for BindingTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[tag]")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_one_username_and_one_certificate() {
+        let tagger = Tagger::new(&Pepper::new(&[1; 32]));
+        let tag = |username, certificate: Option<[u8; 32]>| {
+            tagger.tag(&Presented { username, certificate: certificate.as_ref() })
+        };
+        let a = std::str::from_utf8(&[b'a'; 32]).unwrap();
+        let all = [
+            tag("", None),
+            tag("a", None),
+            tag(a, None),
+            tag("", Some([b'a'; 32])),
+            tag("a", Some([b'a'; 32])),
+            tag("\u{1}", Some([b'a'; 32])),
+            tag("a", Some([b'b'; 32])),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert_eq!(all.iter().filter(|other| *other == one).count(), 1, "{at}");
+        }
+        assert!(tag("a", Some([7; 32])) == tag("a", Some([7; 32])));
+        let presented = Presented { username: "a", certificate: None };
+        assert!(Tagger::new(&Pepper::new(&[2; 32])).tag(&presented) != tag("a", None));
+    }
 
     #[test]
     fn names_keep_their_border() {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use ring::rand::SecureRandom;
 use tessera_proto::Secret;
 
-use super::binding::{Binding, Presented};
+use super::binding::{Binding, BindingTag, Presented, Tagger};
 use super::hash::{Pepper, TokenHash, TokenId};
 use super::index::{Index, Place, SHARDS};
 use super::list::{ListedToken, MAX_LISTED, TokenFilter};
-use super::record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};
+use super::record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds, ValidToken};
 use super::slots::{Record, Slots};
 
 /// Most tokens of a cache: numbers of slots are 32 bits wide, with room.
@@ -94,6 +94,7 @@ pub struct TokenStats {
 #[derive(Debug)]
 pub struct TokenCache {
     pepper: Pepper,
+    tagger: Tagger,
     limits: TokenLimits,
     shards: Vec<Shard>,
     index: Mutex<Index>,
@@ -143,6 +144,7 @@ impl TokenCache {
     #[must_use]
     pub fn with_pepper(limits: TokenLimits, pepper: Pepper) -> Self {
         Self {
+            tagger: Tagger::new(&pepper),
             pepper,
             limits: limits.within_bounds(),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
@@ -195,17 +197,19 @@ impl TokenCache {
         token: &Secret<String>,
         presented: &Presented<'_>,
         now: UnixSeconds,
-        is_dead: impl FnOnce(&TokenInfo) -> bool,
+        is_dead: impl FnOnce(&ValidToken) -> bool,
     ) -> TokenVerdict {
         // What is no token is not looked for; the first shard counts it.
         let hash = TokenHash::of(&self.pepper, token).ok();
         let Some(shard) = self.shards.get(hash.as_ref().map_or(0, shard_of)) else {
             return TokenVerdict::Unknown;
         };
-        let mut verdict =
-            hash.map_or(TokenVerdict::Unknown, |hash| verdict(&shard.read(), &hash, presented, now));
-        if let TokenVerdict::Valid(info) = &verdict
-            && is_dead(info)
+        let mut verdict = hash.map_or(TokenVerdict::Unknown, |hash| {
+            let tag = self.tagger.tag(presented);
+            verdict(&shard.read(), &hash, &tag, presented, now)
+        });
+        if let TokenVerdict::Valid(token) = &verdict
+            && is_dead(token)
         {
             verdict = TokenVerdict::Revoked;
         }
@@ -441,7 +445,8 @@ impl TokenCache {
             self.with_record(place, |record| record.rebind(Arc::clone(&binding)));
         }
         info.binding = binding;
-        let record = Record::new(hash, info.clone(), revoked);
+        let tag = self.tagger.tag(&info.binding.presented());
+        let record = Record::new(hash, tag, info.clone(), revoked);
         let place = match at {
             Some(place) => {
                 self.with_record(place, |known| *known = record);
@@ -565,12 +570,19 @@ impl Shard {
     }
 }
 
-fn verdict(slots: &Slots, hash: &TokenHash, presented: &Presented<'_>, now: UnixSeconds) -> TokenVerdict {
+fn verdict(
+    slots: &Slots,
+    hash: &TokenHash,
+    tag: &BindingTag,
+    presented: &Presented<'_>,
+    now: UnixSeconds,
+) -> TokenVerdict {
     let Some((_, record)) = slots.find(hash) else {
         return TokenVerdict::Unknown;
     };
-    if let Some(mismatch) = record.binding().mismatch(presented) {
-        return mismatch;
+    if !record.is_for(tag) {
+        // Another client's; the binding says in what.
+        return record.binding().mismatch(presented).unwrap_or(TokenVerdict::WrongUser);
     }
     if record.is_revoked() {
         return TokenVerdict::Revoked;
@@ -578,7 +590,7 @@ fn verdict(slots: &Slots, hash: &TokenHash, presented: &Presented<'_>, now: Unix
     if now >= record.expires {
         return TokenVerdict::Expired;
     }
-    TokenVerdict::Valid(record.info())
+    TokenVerdict::Valid(record.valid())
 }
 
 fn shard_of(hash: &TokenHash) -> usize {
@@ -623,6 +635,10 @@ mod tests {
         Binding::new(username, certificate.map(|byte| [byte; 32]), &common_name).unwrap()
     }
 
+    fn valid(info: &TokenInfo) -> ValidToken {
+        ValidToken { lineage: info.lineage, issued: info.issued, expires: info.expires }
+    }
+
     fn records(cache: &TokenCache) -> Vec<Record> {
         let mut all = Vec::new();
         cache
@@ -645,7 +661,7 @@ mod tests {
         let info = cache.insert(&token("t0ken"), alice.clone(), Lineage(7), T0, HOUR).unwrap();
         assert_eq!((info.lineage, info.issued, info.expires), (Lineage(7), T0, later(3600)));
         let check = |value, who: &Binding| cache.check(&token(value), &who.presented(), later(1));
-        assert_eq!(check("t0ken", &alice), TokenVerdict::Valid(info));
+        assert_eq!(check("t0ken", &alice), TokenVerdict::Valid(valid(&info)));
         assert_eq!(check("t0ke", &alice), TokenVerdict::Unknown);
         assert_eq!(check("T0ken", &alice), TokenVerdict::Unknown);
         assert_eq!(check("t0ken", &of("Alice", Some(1))), TokenVerdict::WrongUser);
@@ -830,7 +846,7 @@ mod tests {
                             let found = cache.check(&value, &me.presented(), now);
                             // Another thread's clock may be ahead: then this one is forgotten early.
                             assert!(
-                                matches!(&found, TokenVerdict::Valid(info) if *info.binding == me)
+                                matches!(&found, TokenVerdict::Valid(of) if of.lineage == Lineage(thread))
                                     || found == TokenVerdict::Unknown,
                                 "{found:?}"
                             );
@@ -901,8 +917,10 @@ mod tests {
         cache.insert(&token("a2"), named("newer name"), Lineage(1), T0, HOUR).unwrap();
         for value in ["a1", "a2"] {
             let found = cache.check(&token(value), &named("").presented(), T0);
-            assert!(matches!(found, TokenVerdict::Valid(info) if info.binding.common_name() == "newer name"));
+            assert!(matches!(found, TokenVerdict::Valid(_)));
         }
+        let filter = TokenFilter { username: None, common_name: Some("newer name") };
+        assert_eq!(cache.list(&filter, 10, None).len(), 2);
         assert_eq!(cache.extent(), (2, 2 * "alicenewer name".len()));
     }
 
@@ -970,7 +988,10 @@ mod tests {
         copy.restore(hash, again.clone(), false, T0);
         copy.restore(hash, info, true, T0);
         copy.restore_revoked(&hash, T0);
-        assert_eq!(copy.check(&token("a1"), &alice.presented(), later(3601)), TokenVerdict::Valid(again));
+        assert_eq!(
+            copy.check(&token("a1"), &alice.presented(), later(3601)),
+            TokenVerdict::Valid(valid(&again))
+        );
         assert_eq!((copy.stats().entries, copy.extent()), (2, source.extent()));
     }
 

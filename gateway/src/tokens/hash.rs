@@ -25,6 +25,11 @@ impl Pepper {
     pub fn new(bytes: &[u8; Self::BYTES]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
+
+    /// Another key. The label must have a byte that no token has.
+    pub(super) fn derive(&self, label: &[u8]) -> [u8; HASH_BYTES] {
+        first_half(&hmac::sign(&self.0, label))
+    }
 }
 
 impl fmt::Debug for Pepper {
@@ -45,12 +50,7 @@ impl TokenHash {
     /// When `token` cannot be one.
     pub fn of(pepper: &Pepper, token: &Secret<String>) -> Result<Self, TokenError> {
         validate_token(token)?;
-        let tag = hmac::sign(&pepper.0, token.expose().as_bytes());
-        let mut hash = [0; HASH_BYTES];
-        for (to, from) in hash.iter_mut().zip(tag.as_ref()) {
-            *to = *from;
-        }
-        Ok(Self(hash))
+        Ok(Self(first_half(&hmac::sign(&pepper.0, token.expose().as_bytes()))))
     }
 
     /// As it was kept.
@@ -85,6 +85,14 @@ impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[hash]")
     }
+}
+
+fn first_half(tag: &hmac::Tag) -> [u8; HASH_BYTES] {
+    let mut half = [0; HASH_BYTES];
+    for (to, from) in half.iter_mut().zip(tag.as_ref()) {
+        *to = *from;
+    }
+    half
 }
 
 /// The public name of a token: the first 16 hex digits of its hash. It names the token to an operator and is of no use

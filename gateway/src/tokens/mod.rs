@@ -1,13 +1,16 @@
-//! Tokens, and what is remembered about logins beyond one session.
+//! What the gateway knows of tokens and logins: a [`Vault`] has it all and keeps it in the store, if there is one.
 //!
-//! - *Pushed* tokens (`push "auth-token VALUE"` from `client-connect` or a ccd file) are in the [`TokenCache`], for
-//!   `token-verify cache`: the gateway itself recognises the token when the client comes back with it in place of the
-//!   password. It is known only by a keyed hash, is bound to the user name and the certificate that it was given to, and
-//!   outlives the session.
-//! - *Generated* tokens (`auth-gen-token`) are signed, and nothing is kept about them: [`TokenGenerator`].
-//! - What kills tokens of either kind, locks users out, or makes a code used up is kept beside them.
+//! **Pushed tokens** ([`TokenCache`]) come from a client-connect hook or a client's config file (`push "auth-token VALUE"`),
+//! for `token-verify cache`: the gateway itself recognises the token when the client comes back with it in place of the
+//! password. A token is known here only by HMAC-SHA256 of its value under a pepper that is drawn once; the value itself is
+//! nowhere. It is bound to the username and the certificate that it was given to, and it outlives the session: the client
+//! reconnects with it. Without a store every token is [`TokenVerdict::Unknown`] after a restart, and clients fall back to
+//! their password.
 //!
-//! The [`Vault`] holds all of it and hands every change to the store; there is no other way in.
+//! **Generated tokens** ([`TokenGenerator`]) are signed, and nothing is kept about them.
+//!
+//! **Revocations** ([`Revocations`]) and **locks** ([`UserLocks`]) also hold for tokens that are kept nowhere. **One-time
+//! passwords** ([`OtpCounters`]) are used once. **Keys** ([`SigningKeys`]) sign generated tokens.
 
 mod binding;
 mod cache;
@@ -32,6 +35,6 @@ pub use keys::{MAX_SIGNING_KEYS, SigningKey, SigningKeys};
 pub use list::{ListedToken, MAX_LISTED, TokenFilter};
 pub use locks::{LockChange, LockedUser, MAX_LOCKS, UserLocks};
 pub use otp::{MAX_OTP_USERS, OtpCounters};
-pub use record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds};
+pub use record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds, ValidToken};
 pub use revocations::{MAX_PERMANENT, MAX_REVOCATIONS, Revocation, Revocations, RevokeError, Scope, Subject};
 pub use vault::Vault;

@@ -40,11 +40,22 @@ pub struct TokenInfo {
     pub expires: UnixSeconds,
 }
 
+/// What a client may know of its own token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValidToken {
+    /// The login that it came from.
+    pub lineage: Lineage,
+    /// When the value was first pushed.
+    pub issued: UnixSeconds,
+    /// The first second at which it is no longer valid.
+    pub expires: UnixSeconds,
+}
+
 /// The answer about a token that a client presents. Only [`Self::Valid`] lets it in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenVerdict {
     /// It is this client's.
-    Valid(TokenInfo),
+    Valid(ValidToken),
     /// Never pushed, forgotten, or not a token at all (a password, for example).
     Unknown,
     /// It is another user's.

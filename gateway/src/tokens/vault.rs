@@ -98,8 +98,9 @@ impl Vault {
     /// What to answer to a client that presents `token` as its password ([`TokenCache::check`]). A token that was
     /// revoked together with others, and a locked user's, is [`TokenVerdict::Revoked`].
     pub fn check(&self, token: &Secret<String>, presented: &Presented<'_>, now: UnixSeconds) -> TokenVerdict {
-        self.state.tokens.check_with(token, presented, now, |info| {
-            self.state.is_dead(info) || self.state.locks.is_locked(info.binding.username())
+        self.state.tokens.check_with(token, presented, now, |token| {
+            self.state.dead_until(presented).is_some_and(|until| token.issued <= until)
+                || self.state.locks.is_locked(presented.username)
         })
     }
 
