@@ -125,7 +125,8 @@ fn tesserad_only_password_with_the_prefix(version: Version) {
         let mut client = with_password(&site, version, word);
         client.process.wait_for(&["AUTH_FAILED"], SOON);
     }
-    assert_eq!(site.passwords_seen(), words);
+    // The last has a token's form: it is one that nobody has signed, and no hook is asked about it.
+    assert_eq!(site.passwords_seen(), words[..4]);
     let odd = &words[1];
     site.accepting(&[odd]);
     with_password(&site, version, odd).wait_up();
