@@ -122,7 +122,7 @@ impl Login<'_> {
         if let Some(farewell) = &mut resources.farewell {
             farewell.set_env(env.clone());
         }
-        let token = self.remember_token(&account, &own).await?;
+        let token = self.remember_token(&account, &mut own).await?;
         resources.env = env.clone();
         let assigned = self.assigned(resources.lease.as_ref(), &own);
         let peer = shard.directory.allocate_peer(clock::now()).map_err(|error| {
@@ -232,9 +232,9 @@ impl Login<'_> {
     }
 
     /// The cache takes the token before the client can: there is no moment at which it holds one that we do not know.
-    async fn remember_token(&self, account: &Account, own: &Overlay) -> Result<Option<TokenInfo>, Stop> {
+    async fn remember_token(&self, account: &Account, own: &mut Overlay) -> Result<Option<TokenInfo>, Stop> {
         let Some(token) = &own.token else { return Ok(None) };
-        let username = own.token_user.as_deref().unwrap_or(&account.username);
+        let username = own.token_user.as_ref().unwrap_or(&account.username);
         let now = UnixSeconds(clock::unix_seconds());
         let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
         let lineage = Lineage(now.0);
@@ -252,9 +252,11 @@ impl Login<'_> {
                 info!(name = account.common_name, "token is not cached: {error}");
                 Ok(None)
             }
+            // A client that holds it would be refused with it: it stays with its password.
             (Err(error), TokenVerify::Cache) => {
-                warn!(name = account.common_name, "token refused: {error}");
-                Err(Stop::temporary("the session token is not usable"))
+                warn!(name = account.common_name, "the pushed auth-token is left out: {error}");
+                (own.token, own.token_user) = (None, None);
+                Ok(None)
             }
         }
     }
