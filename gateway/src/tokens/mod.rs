@@ -22,6 +22,7 @@ mod locks;
 mod otp;
 mod record;
 mod revocations;
+mod slab;
 mod slots;
 mod vault;
 
