@@ -1,13 +1,13 @@
 //! The sharded token cache.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use ring::rand::SecureRandom;
 use tessera_proto::Secret;
 
-use super::binding::{Binding, BindingTag, Presented, Tagger};
+use super::binding::{Binding, Presented, Tagger};
 use super::hash::{Pepper, TokenHash, TokenId};
 use super::index::{Index, Place, SHARDS};
 use super::list::{ListedToken, MAX_LISTED, TokenFilter};
@@ -22,6 +22,17 @@ const MAX_ENTRIES_PER_CLIENT: usize = 1024;
 
 /// Least bytes of a cache: any single token fits.
 const MIN_BYTES: usize = 64 * 1024;
+
+/// Sets of counters of checks: as many as there are threads that check, on all but the largest machines.
+const CHECKS: usize = 16;
+
+thread_local! {
+    /// Which set of counters is this thread's.
+    static MINE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % CHECKS
+    };
+}
 
 /// How many tokens are kept. Whatever is out of bounds is brought within.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +110,7 @@ pub struct TokenCache {
     shards: Vec<Shard>,
     index: Mutex<Index>,
     counters: Counters,
+    checks: [Checks; CHECKS],
 }
 
 /// On cache lines of its own, so that threads that check different tokens do not slow each other down.
@@ -106,11 +118,12 @@ pub struct TokenCache {
 #[repr(align(128))]
 struct Shard {
     slots: RwLock<Slots>,
-    checks: Checks,
 }
 
-/// By verdict.
+/// By verdict. Each thread has its own as long as there are no more threads than sets, so that they do not pass one
+/// cache line around.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 struct Checks {
     valid: AtomicU64,
     unknown: AtomicU64,
@@ -150,6 +163,7 @@ impl TokenCache {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             index: Mutex::default(),
             counters: Counters::default(),
+            checks: Default::default(),
         }
     }
 
@@ -199,27 +213,21 @@ impl TokenCache {
         now: UnixSeconds,
         is_dead: impl FnOnce(&ValidToken) -> bool,
     ) -> TokenVerdict {
-        // What is no token is not looked for; the first shard counts it.
-        let hash = TokenHash::of(&self.pepper, token).ok();
-        let Some(shard) = self.shards.get(hash.as_ref().map_or(0, shard_of)) else {
-            return TokenVerdict::Unknown;
-        };
-        let mut verdict = hash.map_or(TokenVerdict::Unknown, |hash| {
-            let tag = self.tagger.tag(presented);
-            verdict(&shard.read(), &hash, &tag, presented, now)
-        });
+        let mut verdict = self.verdict(token, presented, now);
         if let TokenVerdict::Valid(token) = &verdict
             && is_dead(token)
         {
             verdict = TokenVerdict::Revoked;
         }
-        count(match &verdict {
-            TokenVerdict::Valid(_) => &shard.checks.valid,
-            TokenVerdict::Unknown => &shard.checks.unknown,
-            TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => &shard.checks.wrong_client,
-            TokenVerdict::Expired => &shard.checks.expired,
-            TokenVerdict::Revoked => &shard.checks.revoked,
-        });
+        if let Some(checks) = self.checks.get(MINE.with(|mine| *mine)) {
+            count(match &verdict {
+                TokenVerdict::Valid(_) => &checks.valid,
+                TokenVerdict::Unknown => &checks.unknown,
+                TokenVerdict::WrongUser | TokenVerdict::WrongCertificate => &checks.wrong_client,
+                TokenVerdict::Expired => &checks.expired,
+                TokenVerdict::Revoked => &checks.revoked,
+            });
+        }
         verdict
     }
 
@@ -275,8 +283,7 @@ impl TokenCache {
     /// The counters now. Each is exact; together they are not one moment.
     pub fn stats(&self) -> TokenStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let checks =
-            |of: fn(&Checks) -> &AtomicU64| self.shards.iter().map(|shard| read(of(&shard.checks))).sum();
+        let checks = |of: fn(&Checks) -> &AtomicU64| self.checks.iter().map(|checks| read(of(checks))).sum();
         let counters = &self.counters;
         let (entries, clients, bytes) = {
             let index = self.lock_index();
@@ -431,6 +438,32 @@ impl TokenCache {
         Ok((hash, self.put(&mut index, at, hash, info, false)))
     }
 
+    fn verdict(&self, token: &Secret<String>, presented: &Presented<'_>, now: UnixSeconds) -> TokenVerdict {
+        // What is no token is not looked for.
+        let Ok(hash) = TokenHash::of(&self.pepper, token) else {
+            return TokenVerdict::Unknown;
+        };
+        let tag = self.tagger.tag(presented);
+        let Some(shard) = self.shards.get(shard_of(&hash)) else {
+            return TokenVerdict::Unknown;
+        };
+        let slots = shard.read();
+        let Some((_, record)) = slots.find(&hash) else {
+            return TokenVerdict::Unknown;
+        };
+        if !record.is_for(&tag) {
+            // Another client's; the binding says in what.
+            return record.binding().mismatch(presented).unwrap_or(TokenVerdict::WrongUser);
+        }
+        if record.is_revoked() {
+            return TokenVerdict::Revoked;
+        }
+        if now >= record.expires {
+            return TokenVerdict::Expired;
+        }
+        TokenVerdict::Valid(record.valid())
+    }
+
     /// Writes a record `at` its place, or at a new one, and adds it to the index.
     fn put(
         &self,
@@ -568,29 +601,6 @@ impl Shard {
     fn write(&self) -> RwLockWriteGuard<'_, Slots> {
         self.slots.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn verdict(
-    slots: &Slots,
-    hash: &TokenHash,
-    tag: &BindingTag,
-    presented: &Presented<'_>,
-    now: UnixSeconds,
-) -> TokenVerdict {
-    let Some((_, record)) = slots.find(hash) else {
-        return TokenVerdict::Unknown;
-    };
-    if !record.is_for(tag) {
-        // Another client's; the binding says in what.
-        return record.binding().mismatch(presented).unwrap_or(TokenVerdict::WrongUser);
-    }
-    if record.is_revoked() {
-        return TokenVerdict::Revoked;
-    }
-    if now >= record.expires {
-        return TokenVerdict::Expired;
-    }
-    TokenVerdict::Valid(record.valid())
 }
 
 fn shard_of(hash: &TokenHash) -> usize {

@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 
 use super::binding::{Binding, Presented};
 use super::record::UnixSeconds;
+use super::slab::Slab;
 use super::slots::Slots;
 
 /// Shards of the cache: enough that threads seldom meet, and few enough to walk.
@@ -75,11 +76,11 @@ struct Client {
 /// Two orders of the same set of tokens.
 #[derive(Debug)]
 pub(super) struct Index {
-    nodes: Vec<Vec<Node>>,
+    nodes: Vec<Slab<Node>>,
     len: usize,
     /// Tokens that expire in the same second are chained in the order in which they came.
     due: BTreeMap<UnixSeconds, Chain>,
-    clients: Vec<Option<Client>>,
+    clients: Slab<Option<Client>>,
     free: Vec<u32>,
     /// Numbers of clients by username and certificate.
     by_client: HashTable<u32>,
@@ -95,10 +96,10 @@ pub(super) struct Index {
 impl Default for Index {
     fn default() -> Self {
         Self {
-            nodes: (0..SHARDS).map(|_| Vec::new()).collect(),
+            nodes: (0..SHARDS).map(|_| Slab::default()).collect(),
             len: 0,
             due: BTreeMap::new(),
-            clients: Vec::new(),
+            clients: Slab::default(),
             free: Vec::new(),
             by_client: HashTable::new(),
             by_user: HashTable::new(),
@@ -110,14 +111,14 @@ impl Default for Index {
 }
 
 impl Index {
-    /// A token's record, its node, and the eighth that the slab of nodes may be ahead.
-    pub(super) const TOKEN_BYTES: usize = Slots::RECORD_BYTES + size_of::<Node>() * 9 / 8;
+    /// A token's record and its node.
+    pub(super) const TOKEN_BYTES: usize = Slots::RECORD_BYTES + size_of::<Node>();
     /// A second in which tokens expire: nodes of the tree are half full when seconds come in order.
     pub(super) const SECOND_BYTES: usize = (size_of::<UnixSeconds>() + size_of::<Chain>()) * 2;
     /// A client without its names: its place, two buckets, its binding with the counts of the `Arc` and what the
     /// allocator adds to two allocations.
     pub(super) const CLIENT_BYTES: usize =
-        size_of::<Option<Client>>() * 9 / 8 + 2 * 12 + size_of::<Binding>() + 16 + 2 * 16;
+        size_of::<Option<Client>>() + 2 * 12 + size_of::<Binding>() + 16 + 2 * 16;
 
     pub(super) const fn len(&self) -> usize {
         self.len
@@ -155,7 +156,7 @@ impl Index {
     /// their places come back too. Add a token before anything else is done with the index.
     pub(super) fn intern(&mut self, binding: Arc<Binding>) -> (ClientId, Arc<Binding>, Vec<Place>) {
         if let Some(id) = self.client(&binding.presented())
-            && let Some(Some(client)) = self.clients.get_mut(id.0 as usize)
+            && let Some(Some(client)) = self.clients.get_mut(id.0)
         {
             if client.binding == binding {
                 return (id, Arc::clone(&client.binding), Vec::new());
@@ -172,18 +173,14 @@ impl Index {
 
     pub(super) fn add(&mut self, place: Place, id: ClientId, expires: UnixSeconds) {
         let Some(nodes) = self.nodes.get_mut(place.shard()) else { return };
-        let slot = place.slot() as usize;
-        if nodes.len() <= slot {
-            if nodes.capacity() <= slot {
-                nodes.reserve_exact((slot + 1 + slot / 8).max(16) - nodes.len());
-            }
-            nodes.resize(slot + 1, Node { client: NONE, due: UNLINKED, own: UNLINKED });
+        while nodes.len() <= place.slot() as usize {
+            nodes.push(Node { client: NONE, due: UNLINKED, own: UNLINKED });
         }
         self.node(place.0, |node| node.client = id.0);
         let mut chain = self.due.get(&expires).copied().unwrap_or(EMPTY);
         self.append(&mut chain, place.0, |node| &mut node.due);
         self.due.insert(expires, chain);
-        if let Some(Some(client)) = self.clients.get_mut(id.0 as usize) {
+        if let Some(Some(client)) = self.clients.get_mut(id.0) {
             client.count += 1;
             self.names_of_tokens += client.binding.names_len();
             let mut chain = client.tokens;
@@ -203,7 +200,7 @@ impl Index {
             }
         }
         let id = self.node(place.0, |node| std::mem::replace(&mut node.client, NONE)).unwrap_or(NONE);
-        if let Some(Some(client)) = self.clients.get_mut(id as usize) {
+        if let Some(Some(client)) = self.clients.get_mut(id) {
             client.count -= 1;
             self.names_of_tokens -= client.binding.names_len();
             let (mut chain, left) = (client.tokens, client.count);
@@ -232,17 +229,14 @@ impl Index {
 
     /// How many tokens a client has.
     pub(super) fn count(&self, id: ClientId) -> usize {
-        self.clients.get(id.0 as usize).and_then(Option::as_ref).map_or(0, |client| client.count as usize)
+        self.clients.get(id.0).and_then(Option::as_ref).map_or(0, |client| client.count as usize)
     }
 
     /// A client's tokens in the order in which they came.
     pub(super) fn tokens(&self, id: ClientId) -> Vec<Place> {
         let mut tokens = Vec::with_capacity(self.count(id));
-        let mut at = self
-            .clients
-            .get(id.0 as usize)
-            .and_then(Option::as_ref)
-            .map_or(NONE, |client| client.tokens.first);
+        let mut at =
+            self.clients.get(id.0).and_then(Option::as_ref).map_or(NONE, |client| client.tokens.first);
         while at != NONE {
             tokens.push(Place(at));
             at = self.peek(at).map_or(NONE, |node| node.own.next);
@@ -254,7 +248,7 @@ impl Index {
     pub(super) fn of_user(&self, username: &str) -> Vec<Place> {
         let mut tokens = Vec::new();
         let mut at = self.user(username).unwrap_or(NONE);
-        while let Some(Some(client)) = self.clients.get(at as usize) {
+        while let Some(Some(client)) = self.clients.get(at) {
             tokens.extend(self.tokens(ClientId(at)));
             at = client.user.next;
         }
@@ -269,7 +263,7 @@ impl Index {
     }
 
     fn binding(&self, id: u32) -> Option<&Binding> {
-        self.clients.get(id as usize)?.as_ref().map(|client| &*client.binding)
+        self.clients.get(id)?.as_ref().map(|client| &*client.binding)
     }
 
     fn add_client(&mut self, binding: Arc<Binding>) -> ClientId {
@@ -282,19 +276,16 @@ impl Index {
         };
         self.names += client.binding.names_len();
         let id = self.free.pop().unwrap_or_else(|| {
-            if self.clients.len() == self.clients.capacity() {
-                self.clients.reserve_exact((self.clients.len() / 8).max(16));
-            }
             self.clients.push(None);
             (self.clients.len() - 1) as u32
         });
         let hash = self.hasher.hash_one(client.binding.presented());
         let user_hash = self.hasher.hash_one(client.binding.username());
-        if let Some(place) = self.clients.get_mut(id as usize) {
+        if let Some(place) = self.clients.get_mut(id) {
             *place = Some(client);
         }
         let (clients, hasher) = (&self.clients, &self.hasher);
-        let of = |id: &u32| clients.get(*id as usize).and_then(Option::as_ref);
+        let of = |id: &u32| clients.get(*id).and_then(Option::as_ref);
         self.by_client.insert_unique(hash, id, |id| {
             of(id).map_or(0, |client| hasher.hash_one(client.binding.presented()))
         });
@@ -316,7 +307,7 @@ impl Index {
     }
 
     fn remove_client(&mut self, id: u32) {
-        let Some(client) = self.clients.get_mut(id as usize).and_then(Option::take) else { return };
+        let Some(client) = self.clients.get_mut(id).and_then(Option::take) else { return };
         self.names -= client.binding.names_len();
         let hash = self.hasher.hash_one(client.binding.presented());
         if let Ok(entry) = self.by_client.find_entry(hash, |other| *other == id) {
@@ -339,19 +330,19 @@ impl Index {
     }
 
     fn with_client(&mut self, id: u32, change: impl FnOnce(&mut Client)) {
-        if let Some(Some(client)) = self.clients.get_mut(id as usize) {
+        if let Some(Some(client)) = self.clients.get_mut(id) {
             change(client);
         }
     }
 
     fn peek(&self, at: u32) -> Option<&Node> {
         let place = Place(at);
-        self.nodes.get(place.shard())?.get(place.slot() as usize)
+        self.nodes.get(place.shard())?.get(place.slot())
     }
 
     fn node<T>(&mut self, at: u32, change: impl FnOnce(&mut Node) -> T) -> Option<T> {
         let place = Place(at);
-        self.nodes.get_mut(place.shard())?.get_mut(place.slot() as usize).map(change)
+        self.nodes.get_mut(place.shard())?.get_mut(place.slot()).map(change)
     }
 
     fn append(&mut self, chain: &mut Chain, at: u32, link: fn(&mut Node) -> &mut Link) {

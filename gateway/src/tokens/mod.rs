@@ -24,6 +24,7 @@ mod otp;
 mod record;
 mod revocations;
 pub mod secrets;
+mod slab;
 mod slots;
 mod vault;
 

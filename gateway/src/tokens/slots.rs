@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use super::binding::{Binding, BindingTag};
 use super::hash::{TokenHash, TokenId};
 use super::record::{Lineage, TokenInfo, UnixSeconds, ValidToken};
+use super::slab::Slab;
 
 /// Set in [`Record::issued`] for a revoked token. Seconds since 1970 do not come near it.
 const REVOKED: u64 = 1 << 63;
@@ -85,14 +86,14 @@ impl Record {
 pub(super) struct Slots {
     /// By [`TokenId`], which is as good as random: numbers of slots.
     table: HashTable<u32>,
-    records: Vec<Option<Record>>,
+    records: Slab<Option<Record>>,
     free: Vec<u32>,
 }
 
 impl Slots {
-    /// Bytes that a record costs here: its place, the eighth that the slab may be ahead, and five bytes for each
-    /// bucket of a table that is between seven sixteenths and seven eighths full.
-    pub(super) const RECORD_BYTES: usize = size_of::<Option<Record>>() * 9 / 8 + 12;
+    /// Bytes that a record costs here: its place, and five bytes for each bucket of a table that is between seven
+    /// sixteenths and seven eighths full.
+    pub(super) const RECORD_BYTES: usize = size_of::<Option<Record>>() + 12;
 
     pub(super) fn find(&self, hash: &TokenHash) -> Option<(u32, &Record)> {
         let slot = *self.table.find(hash.id().0, |slot| self.is(*slot, hash))?;
@@ -100,11 +101,11 @@ impl Slots {
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Record> {
-        self.records.get(slot as usize)?.as_ref()
+        self.records.get(slot)?.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Record> {
-        self.records.get_mut(slot as usize)?.as_mut()
+        self.records.get_mut(slot)?.as_mut()
     }
 
     /// Slots of the tokens that are named `id`: one, but for a chance of one in 2^64.
@@ -119,27 +120,23 @@ impl Slots {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
-                if self.records.len() == self.records.capacity() {
-                    // Doubling would leave half of the memory unused; an eighth costs each record nine copies.
-                    self.records.reserve_exact((self.records.len() / 8).max(16));
-                }
                 self.records.push(None);
                 // MAX_ENTRIES keeps numbers of slots far below 2^32.
                 (self.records.len() - 1) as u32
             }
         };
-        if let Some(place) = self.records.get_mut(slot as usize) {
+        if let Some(place) = self.records.get_mut(slot) {
             *place = Some(record);
         }
         let records = &self.records;
         self.table.insert_unique(id.0, slot, |slot| {
-            records.get(*slot as usize).and_then(Option::as_ref).map_or(0, |record| record.hash.id().0)
+            records.get(*slot).and_then(Option::as_ref).map_or(0, |record| record.hash.id().0)
         });
         slot
     }
 
     pub(super) fn remove(&mut self, slot: u32) -> Option<Record> {
-        let record = self.records.get_mut(slot as usize)?.take()?;
+        let record = self.records.get_mut(slot)?.take()?;
         if let Ok(entry) = self.table.find_entry(record.hash.id().0, |other| *other == slot) {
             entry.remove();
         }
