@@ -30,7 +30,9 @@ impl Login<'_> {
             info!(remote = %self.path.remote, "VERIFY OK: depth=0, {}", identity.leaf().subject);
             identity.common_name().clone_into(&mut common_name);
             certificate = Some(*identity.fingerprint());
-            cert_env = identity.env();
+            if self.shard.base_env.is_read() {
+                cert_env = identity.env();
+            }
             subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
         }
         if config.auth.username_as_common_name && !request.username.is_empty() {
