@@ -144,6 +144,15 @@ impl ServerTls {
             .map_err(|e| IdentityError::Chain(super::explain(&e)))?;
         PeerIdentity::from_chain(&path, &self.options.username)
     }
+
+    /// As [`Self::peer_identity`], of the client's own certificate alone: for those who tell nobody about its issuers. The
+    /// handshake has verified the chain; the path is not built again.
+    ///
+    /// # Errors
+    /// As [`Self::peer_identity`].
+    pub fn peer_leaf(&self, chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, IdentityError> {
+        PeerIdentity::from_chain(chain.get(..1).unwrap_or_default(), &self.options.username)
+    }
 }
 
 /// A clock that cannot be read counts as 1970, when no certificate is valid yet.

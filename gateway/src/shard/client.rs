@@ -25,7 +25,7 @@ pub(super) struct Account {
     pub(super) owner: Owner,
     /// `tls_*` and `X509_*` variables, if anybody reads them.
     pub(super) cert_env: Vec<(String, String)>,
-    /// Subjects of its chain by depth, for `tls-verify`.
+    /// Subjects of its chain by depth, for `tls-verify`; likewise.
     pub(super) subjects: Vec<String>,
     /// When it logged in first, in seconds since 1970.
     pub(super) since: u64,
