@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use tessera_proto::Secret;
 use tessera_proto::peer_info::PeerInfo;
@@ -14,13 +15,32 @@ const MAX_PEER_KEYS: usize = 64;
 /// Longest value that a peer may set.
 const MAX_PEER_VALUE: usize = 256;
 
-/// Variables by name. Cheap to clone next to starting a process.
-#[derive(Debug, Clone, Default)]
+/// Variables by name. Copies share them until one of them changes.
+#[derive(Debug, Clone)]
 pub struct Env {
-    vars: BTreeMap<String, Secret<String>>,
+    vars: Arc<BTreeMap<String, Secret<String>>>,
+    read: bool,
+}
+
+impl Default for Env {
+    fn default() -> Self {
+        Self { vars: Arc::default(), read: true }
+    }
 }
 
 impl Env {
+    /// One that stays empty whatever is set: for a gateway that neither runs programs nor has plugins.
+    #[must_use]
+    pub fn unread() -> Self {
+        Self { vars: Arc::default(), read: false }
+    }
+
+    /// Whether what is set is kept.
+    #[must_use]
+    pub const fn is_read(&self) -> bool {
+        self.read
+    }
+
     /// Nothing but the search path.
     #[must_use]
     pub fn new() -> Self {
@@ -32,15 +52,20 @@ impl Env {
     /// Sets a variable of ours. Values are one line of text: line breaks and other control characters become `_`, because
     /// scripts read environments line by line.
     pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        if !self.read {
+            return self;
+        }
         let value: String = value.into();
         let clean = if value.chars().any(char::is_control) { printable(&value) } else { value };
-        self.vars.insert(name.to_owned(), Secret::new(clean));
+        Arc::make_mut(&mut self.vars).insert(name.to_owned(), Secret::new(clean));
         self
     }
 
     /// Removes a variable.
     pub fn unset(&mut self, name: &str) -> &mut Self {
-        self.vars.remove(name);
+        if self.vars.contains_key(name) {
+            Arc::make_mut(&mut self.vars).remove(name);
+        }
         self
     }
 
@@ -48,6 +73,9 @@ impl Env {
     /// can meet one of ours or one that a shell or a loader obeys. What is set already stays. As with OpenVPN a space, `$`,
     /// `(` or backtick in a value becomes `_`.
     pub fn set_peer_info(&mut self, info: &PeerInfo) -> &mut Self {
+        if !self.read {
+            return self;
+        }
         let allowed = |key: &str| {
             let rest = key.strip_prefix("IV_").or_else(|| key.strip_prefix("UV_"));
             rest.is_some_and(|rest| {
@@ -129,6 +157,25 @@ mod tests {
         let mut env = Env::default();
         env.set_peer_info(&PeerInfo::parse(&format!("UV_LONG={}\n", "x".repeat(257))));
         assert_eq!(env.names().count(), 0);
+    }
+
+    #[test]
+    fn copies_go_their_own_ways() {
+        let mut first = Env::new();
+        first.set("username", "alice");
+        let mut second = first.clone();
+        second.set("username", "bob").unset("PATH");
+        assert_eq!(first.value("username"), Some("alice"));
+        assert_eq!(first.value("PATH"), Some(PATH));
+        assert_eq!(second.value("username"), Some("bob"));
+        assert_eq!(second.value("PATH"), None);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_not_kept() {
+        let mut env = Env::unread();
+        env.set("username", "alice").set_peer_info(&PeerInfo::parse("IV_VER=2.6\n"));
+        assert_eq!(env.clone().names().count(), 0);
     }
 
     #[test]

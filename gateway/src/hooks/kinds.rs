@@ -46,6 +46,9 @@ pub struct Assigned {
 impl Env {
     /// Outer address: `untrusted_*`, and `trusted_*` too once the client has logged in.
     pub fn set_peer(&mut self, peer: Peer) -> &mut Self {
+        if !self.is_read() {
+            return self;
+        }
         let (prefixes, address): (&[&str], _) = match peer {
             Peer::Untrusted(address) => (&["untrusted"], address),
             // OpenVPN leaves the variables of the handshake in place.
@@ -62,6 +65,9 @@ impl Env {
 
     /// Inner addresses: `ifconfig_pool_*`.
     pub fn set_assigned(&mut self, assigned: &Assigned) -> &mut Self {
+        if !self.is_read() {
+            return self;
+        }
         if let Some((address, mask)) = assigned.v4 {
             self.set("ifconfig_pool_remote_ip", address.to_string());
             self.set("ifconfig_pool_netmask", mask.to_string());
@@ -76,6 +82,9 @@ impl Env {
 
     /// When the client connected: `time_unix` and `time_ascii` (local time).
     pub fn set_time(&mut self, unix: u64) -> &mut Self {
+        if !self.is_read() {
+            return self;
+        }
         self.set("time_unix", unix.to_string());
         self.set("time_ascii", ascii_time(unix))
     }

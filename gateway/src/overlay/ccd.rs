@@ -28,11 +28,13 @@ pub fn find(directory: &Path, common_name: &str, exclusive: bool) -> io::Result<
         let mut options = std::fs::OpenOptions::new();
         match options.read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
             Ok(file) => {
-                if !file.metadata()?.is_file() {
+                let metadata = file.metadata()?;
+                if !metadata.is_file() {
                     let text = format!("{} is no plain file", path.display());
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
                 }
-                let mut content = Vec::new();
+                // Room for one byte more, so that the end of the file is found without growing.
+                let mut content = Vec::with_capacity(metadata.len().min(MAX_FILE) as usize + 1);
                 file.take(MAX_FILE + 1).read_to_end(&mut content)?;
                 if content.len() as u64 > MAX_FILE {
                     let text = format!("{} is larger than {MAX_FILE} bytes", path.display());

@@ -73,11 +73,12 @@ impl PeerIdentity {
         let leaf = path.first().ok_or(IdentityError::Empty)?;
         let parsed = inspect::parse(leaf).map_err(|_| IdentityError::Parse(0))?;
         let common_name = user_name(&parsed, fields)?;
-        let info = |(depth, der): (usize, &CertificateDer<'_>)| {
+        let mut chain = vec![CertInfo::new(&parsed, leaf)];
+        for (depth, der) in path.iter().enumerate().skip(1) {
             let parsed = inspect::parse(der).map_err(|_| IdentityError::Parse(depth))?;
-            Ok(CertInfo::new(&parsed, der))
-        };
-        Ok(Self { common_name, chain: path.iter().enumerate().map(info).collect::<Result<_, _>>()? })
+            chain.push(CertInfo::new(&parsed, der));
+        }
+        Ok(Self { common_name, chain })
     }
 
     /// The user's name by `x509-username-field`: 1 to 64 bytes without control characters.

@@ -15,6 +15,7 @@ mod inspect;
 mod load;
 mod names;
 mod options;
+mod remembered;
 mod rules;
 mod server;
 mod suites;

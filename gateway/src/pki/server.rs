@@ -15,6 +15,7 @@ use super::error::PkiError;
 use super::identity::{IdentityError, PeerIdentity};
 use super::load::{self, Trust};
 use super::options::{ClientCert, CrlSource, PkiOptions};
+use super::remembered::GoodSignatures;
 use super::suites;
 use super::verifier::Verifier;
 
@@ -36,6 +37,7 @@ pub struct ServerTls {
     key: Arc<CertifiedKey>,
     trust: Option<Arc<Trust>>,
     watcher: Option<CrlWatcher>,
+    signatures: GoodSignatures,
     time: Arc<dyn TimeProvider>,
     verifier: Arc<Verifier>,
     config: Arc<ServerConfig>,
@@ -68,9 +70,10 @@ impl ServerTls {
         let watcher = CrlWatcher::new(&options.crl);
         let crls = Crls::load(&options.crl, now, &mut warnings)?;
         warn_uncovered(trust.as_deref(), &options.crl, &crls, &mut warnings);
-        let verifier = Arc::new(verifier(&options, &provider, trust.clone(), crls));
+        let signatures = GoodSignatures::new();
+        let verifier = Arc::new(verifier(&options, &provider, &signatures, trust.clone(), crls));
         let config = build(&options, &provider, &key, &verifier, &time)?;
-        Ok(Self { options, provider, key, trust, watcher, time, verifier, config, warnings })
+        Ok(Self { options, provider, key, trust, watcher, signatures, time, verifier, config, warnings })
     }
 
     /// The configuration for the next TLS session: full handshakes only, no tickets, no early data, no key log.
@@ -105,7 +108,8 @@ impl ServerTls {
             Err(Some(error)) => return CrlReload::KeptOld(error),
         };
         warn_uncovered(self.trust.as_deref(), &self.options.crl, &crls, &mut warnings);
-        let verifier = Arc::new(verifier(&self.options, &self.provider, self.trust.clone(), crls));
+        let verifier =
+            Arc::new(verifier(&self.options, &self.provider, &self.signatures, self.trust.clone(), crls));
         match build(&self.options, &self.provider, &self.key, &verifier, &self.time) {
             Ok(config) => {
                 self.verifier = verifier;
@@ -140,6 +144,15 @@ impl ServerTls {
             .map_err(|e| IdentityError::Chain(super::explain(&e)))?;
         PeerIdentity::from_chain(&path, &self.options.username)
     }
+
+    /// As [`Self::peer_identity`], of the client's own certificate alone: for those who tell nobody about its issuers. The
+    /// handshake has verified the chain; the path is not built again.
+    ///
+    /// # Errors
+    /// As [`Self::peer_identity`].
+    pub fn peer_leaf(&self, chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, IdentityError> {
+        PeerIdentity::from_chain(chain.get(..1).unwrap_or_default(), &self.options.username)
+    }
 }
 
 /// A clock that cannot be read counts as 1970, when no certificate is valid yet.
@@ -150,6 +163,7 @@ fn wall(time: &dyn TimeProvider) -> UnixTime {
 fn verifier(
     options: &PkiOptions,
     provider: &CryptoProvider,
+    signatures: &GoodSignatures,
     trust: Option<Arc<Trust>>,
     crls: Crls,
 ) -> Verifier {
@@ -163,6 +177,7 @@ fn verifier(
         rules: options.rules.clone(),
         username: options.username.clone(),
         algorithms: provider.signature_verification_algorithms,
+        path_algorithms: signatures.with(provider.signature_verification_algorithms.all),
         mandatory: options.client_cert == ClientCert::Require,
     }
 }

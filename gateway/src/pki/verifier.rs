@@ -1,13 +1,13 @@
 //! Decides about client certificates during the handshake.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use subtle::{Choice, ConstantTimeEq as _};
 use webpki::{EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder, UnknownStatusPolicy};
 use x509_parser::certificate::X509Certificate;
@@ -19,6 +19,7 @@ use super::inspect;
 use super::load::{Anchor, Trust};
 use super::names::{self, UsernameFields};
 use super::options::CrlExpiry;
+use super::remembered::Remembering;
 use super::rules::LeafRules;
 
 /// Most certificates a client may show; the path builder uses six intermediates at most.
@@ -27,7 +28,7 @@ pub(super) const MAX_CHAIN_CERTS: usize = 10;
 /// Most bytes they may have; a chain of RSA-4096 certificates has about 6 KiB.
 pub(super) const MAX_CHAIN_BYTES: usize = 16 << 10;
 
-/// The verifier. Holds no state of its own: the same input at the same time always gets the same answer.
+/// The verifier. Holds nothing that its answers depend on: the same input at the same time always gets the same one.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub trust: Option<Arc<Trust>>,
@@ -37,7 +38,10 @@ pub(super) struct Verifier {
     pub pins: Vec<[u8; 32]>,
     pub rules: LeafRules,
     pub username: UsernameFields,
+    /// For what a client signs in the handshake.
     pub algorithms: WebPkiSupportedAlgorithms,
+    /// The same, for certificates and revocation lists.
+    pub path_algorithms: Vec<Remembering>,
     pub mandatory: bool,
 }
 
@@ -89,9 +93,11 @@ impl Verifier {
         let check = RevocationOptionsBuilder::new(&lists).ok().filter(|_| revocation).map(|builder| {
             builder.with_status_policy(UnknownStatusPolicy::Allow).with_expiration_policy(expiry).build()
         });
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+            self.path_algorithms.iter().map(|algorithm| algorithm as _).collect();
         let end_entity = EndEntityCert::try_from(leaf)?;
         let verified = end_entity.verify_for_usage(
-            self.algorithms.all,
+            &algorithms,
             &anchors,
             &intermediates,
             now,
@@ -192,14 +198,13 @@ impl Verifier {
         let fits = self.pins.iter().fold(Choice::from(0), |fits, pin| fits | pin.ct_eq(&digest));
         if bool::from(fits) { Ok(()) } else { Err(CertRefusal::NotPinned(identity::colon_hex(&digest))) }
     }
+}
 
-    /// With a CRL directory, a certificate is revoked while a file named by its serial exists. Anything but a clear
-    /// "not there" counts as revoked.
-    fn in_crl_dir(&self, cert: &X509Certificate<'_>) -> bool {
-        let Some(dir) = &self.crl_dir else { return false };
-        let file = dir.join(serial_texts(cert.raw_serial()).0);
-        !matches!(std::fs::symlink_metadata(file), Err(e) if e.kind() == std::io::ErrorKind::NotFound)
-    }
+/// With a CRL directory, a certificate is revoked while a file named by its serial exists. Anything but a clear "not there"
+/// counts as revoked.
+fn in_crl_dir(dir: &Path, cert: &X509Certificate<'_>) -> bool {
+    let file = dir.join(serial_texts(cert.raw_serial()).0);
+    !matches!(std::fs::symlink_metadata(file), Err(e) if e.kind() == std::io::ErrorKind::NotFound)
 }
 
 impl ClientCertVerifier for Verifier {
@@ -240,9 +245,12 @@ impl ClientCertVerifier for Verifier {
         } else {
             check_key_usage(&cert)?;
         }
-        for der in self.path(leaf, intermediates, now, true)? {
-            if self.in_crl_dir(&inspect::parse(&der).map_err(|_| CertRefusal::Parse)?) {
-                return Err(CertificateError::Revoked.into());
+        let path = self.path(leaf, intermediates, now, true)?;
+        if let Some(dir) = &self.crl_dir {
+            for der in path {
+                if in_crl_dir(dir, &inspect::parse(&der).map_err(|_| CertRefusal::Parse)?) {
+                    return Err(CertificateError::Revoked.into());
+                }
             }
         }
         let name = identity::user_name(&cert, &self.username).map_err(CertRefusal::from)?;

@@ -1,6 +1,7 @@
 //! A client as its shard knows it, from the first login on.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use rustls::pki_types::CertificateDer;
 use tessera_proto::Cipher;
@@ -14,7 +15,7 @@ use crate::routes::Prefix;
 use crate::tokens::TokenInfo;
 
 /// What the first login of a session found out; later logins must agree with it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Account {
     /// What hooks, files and logs call it. Empty without certificate and user name.
     pub(super) common_name: String,
@@ -22,9 +23,9 @@ pub(super) struct Account {
     pub(super) username: String,
     /// What an address or a token is bound to.
     pub(super) owner: Owner,
-    /// `tls_*` and `X509_*` variables.
+    /// `tls_*` and `X509_*` variables, if anybody reads them.
     pub(super) cert_env: Vec<(String, String)>,
-    /// Subjects of its chain by depth, for `tls-verify`.
+    /// Subjects of its chain by depth, for `tls-verify`; likewise.
     pub(super) subjects: Vec<String>,
     /// When it logged in first, in seconds since 1970.
     pub(super) since: u64,
@@ -37,7 +38,7 @@ pub(super) struct Account {
 /// An established client.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) account: Account,
+    pub(super) account: Rc<Account>,
     pub(super) peer: PeerHandle,
     /// Given back when the client is gone.
     pub(super) lease: Option<Lease>,

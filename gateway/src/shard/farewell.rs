@@ -1,6 +1,7 @@
 //! What a client holds, and how it is given back: when a login fails half way, and when a client leaves.
 
 use std::ffi::OsString;
+use std::rc::Rc;
 
 use tessera_proto::endpoint::Handle;
 use tracing::info;
@@ -19,7 +20,7 @@ use crate::routes::Prefix;
 pub(super) struct Resources<'a> {
     shard: &'a Shared,
     handle: Handle,
-    account: Account,
+    account: Rc<Account>,
     pub(super) lease: Option<Lease>,
     pub(super) peer: Option<PeerHandle>,
     /// `client-connect` succeeded: whatever happens, `client-disconnect` runs.
@@ -32,8 +33,7 @@ pub(super) struct Resources<'a> {
 }
 
 impl<'a> Resources<'a> {
-    pub(super) fn new(shard: &'a Shared, handle: Handle, account: &Account, env: Env) -> Self {
-        let account = account.clone();
+    pub(super) fn new(shard: &'a Shared, handle: Handle, account: Rc<Account>, env: Env) -> Self {
         Self {
             shard,
             handle,
@@ -74,7 +74,7 @@ impl<'a> Resources<'a> {
 }
 
 /// The end of an established client, after its worker has let go of it.
-pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Client, data: PeerStats) {
+pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Box<Client>, data: PeerStats) {
     let stats = PeerStats {
         received: data.received + client.control.received,
         sent: data.sent + client.control.sent,

@@ -69,7 +69,7 @@ pub(super) struct Shard {
     pub(super) shards: Vec<mpsc::Sender<Command>>,
     /// Farewells under way.
     pub(super) leaving: std::cell::Cell<usize>,
-    /// Wakes the timer when the next deadline may have changed.
+    /// Wakes the timer when the next deadline is sooner than it was.
     pub(super) deadline_changed: Notify,
     pub(super) state: RefCell<State>,
 }
@@ -94,9 +94,9 @@ pub(super) struct State {
     /// Where each session's packets come in.
     links: HashMap<Handle, Link>,
     /// Logged in, by session.
-    pub(super) accounts: BTreeMap<Handle, Account>,
+    pub(super) accounts: BTreeMap<Handle, Rc<Account>>,
     /// With addresses and a peer-id.
-    pub(super) clients: BTreeMap<Handle, Client>,
+    pub(super) clients: BTreeMap<Handle, Box<Client>>,
     by_peer: HashMap<PeerId, Handle>,
     /// Sessions whose logins are under way: the login finds out here that its client has left.
     pub(super) logins: BTreeMap<Handle, LoginLink>,
@@ -146,6 +146,8 @@ impl Shard {
             next_deadline: None,
             stopping: false,
         };
+        // Most gateways run nothing of others: then no login gathers what nobody reads.
+        let base_env = if setup.config.hooks.is_empty() { Env::unread() } else { setup.base_env };
         Rc::new(Self {
             index: setup.index,
             config: setup.config,
@@ -154,7 +156,7 @@ impl Shard {
             generator: setup.generator,
             backends: setup.backends,
             hooks: setup.hooks,
-            base_env: setup.base_env,
+            base_env,
             data: setup.data,
             shards: setup.shards,
             leaving: std::cell::Cell::new(0),
@@ -245,8 +247,10 @@ impl Shard {
         while let Some(handle) = state.endpoint.poll_removed() {
             state.links.remove(&handle);
         }
-        if next != state.next_deadline {
-            state.next_deadline = next;
+        // The timer sleeps on when the next deadline is later than the one it knows: it asks again when that has passed.
+        let sooner = next.is_some_and(|at| state.next_deadline.is_none_or(|known| at < known));
+        state.next_deadline = next;
+        if sooner {
             self.deadline_changed.notify_one();
         }
     }
@@ -334,7 +338,7 @@ impl Shard {
     pub(super) fn admit(&self, handle: Handle, client: Client) {
         let state = &mut *self.state.borrow_mut();
         state.by_peer.insert(client.peer.id, handle);
-        state.clients.insert(handle, client);
+        state.clients.insert(handle, Box::new(client));
     }
 
     fn on_closed(self: &Rc<Self>, handle: Handle, reason: &CloseReason) {

@@ -100,7 +100,8 @@ pub struct Endpoint {
     gate: Gate,
     limiter: Limiter,
     next_handle: u64,
-    sessions: BTreeMap<Handle, Entry>,
+    /// In boxes: a session is large, and the tree moves its entries about.
+    sessions: BTreeMap<Handle, Box<Entry>>,
     by_address: HashMap<(SocketAddr, SessionId), Handle>,
     deadlines: BTreeSet<(Instant, Handle)>,
     /// Sessions that have not logged in, oldest first.
@@ -325,7 +326,7 @@ impl Endpoint {
             deadline: None,
             half_open: true,
         };
-        self.sessions.insert(handle, entry);
+        self.sessions.insert(handle, Box::new(entry));
         self.by_address.insert((from, admitted.client), handle);
         self.half_open.insert(handle);
         self.ready.push_back(handle);

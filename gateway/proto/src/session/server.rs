@@ -211,6 +211,9 @@ impl ServerSession {
         if matches!(self.phase, Phase::Held(_) | Phase::Closed) {
             return Err(WrapError::NoSuchKey);
         }
+        if datagram.key_id().is_some_and(|id| id != KeyId::FIRST) {
+            self.prepare_renegotiation(now);
+        }
         let packet = self.link.open(datagram, now.mono)?;
         let key_id = packet.op.key_id;
         if self.negotiation.is_none() && packet.op.opcode == Opcode::SoftReset && self.may_renegotiate(key_id)
@@ -474,7 +477,20 @@ impl ServerSession {
         self.events.extend(self.lame_keys.drain(..).map(Event::RetireKey));
     }
 
+    /// Makes the key that wraps renegotiations, before the first of their packets either way. Many sessions end without one,
+    /// and it costs as much as a data key.
+    fn prepare_renegotiation(&mut self, now: Now) {
+        if let (Phase::Established { agreed, .. }, Some(first)) = (&self.phase, &self.current)
+            && agreed.dynamic_tls_crypt
+            && !self.link.has_renegotiation_wrap()
+            && let Some(key) = renegotiation_key(first.tls(), self.link.source(), KeyDirection::Normal)
+        {
+            self.link.wrap_renegotiations(key, now.wall);
+        }
+    }
+
     fn open_renegotiation(&mut self, key_id: KeyId, now: Now) {
+        self.prepare_renegotiation(now);
         self.last_key_id = key_id;
         for timer in [Timer::Promote, Timer::LameChannel, Timer::LameKey, Timer::Renegotiate] {
             self.timers.stop(timer);
@@ -631,12 +647,6 @@ impl ServerSession {
         match self.derive(&channel, &sources, agreed) {
             Ok(key) => self.events.push_back(Event::InstallKey(Box::new(key))),
             Err(error) => return self.finish(CloseReason::Tls(error), now),
-        }
-        if agreed.dynamic_tls_crypt
-            && !self.link.has_renegotiation_wrap()
-            && let Some(key) = renegotiation_key(channel.tls(), self.link.source(), KeyDirection::Normal)
-        {
-            self.link.wrap_renegotiations(key, now.wall);
         }
         self.timers.stop(Timer::Login);
         self.confirmed = channel.is_drained();

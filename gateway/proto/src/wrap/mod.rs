@@ -19,7 +19,7 @@ use core::time::Duration;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tessera_wire::control::{Acks, HEADER_LEN, Header, Malformed, Tail};
-use tessera_wire::{MessageId, SessionId};
+use tessera_wire::{KeyId, MessageId, SessionId};
 
 /// Replay window of wrapped control packets; OpenVPN's default for both numbers.
 const REPLAY_WINDOW: u32 = 64;
@@ -36,6 +36,13 @@ pub(crate) const RESEND_WKC: [u8; 6] = [0, 1, 0, 2, 0, 1];
 /// A datagram as it came in: nobody knows yet who sent it.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagram<'a>(pub &'a [u8]);
+
+impl Datagram<'_> {
+    /// The key-id that it claims.
+    pub(crate) fn key_id(&self) -> Option<KeyId> {
+        Header::parse(self.0).ok().map(|(header, _)| header.op.key_id)
+    }
+}
 
 /// Packet id and time of a wrapped packet; replay protection of the wrapping, apart from message ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,7 +245,7 @@ pub fn reset_reply_tail(client: SessionId, payload: &[u8]) -> Tail<'_> {
 mod tests {
     use super::*;
     use crate::Digest;
-    use tessera_wire::{KeyId, Opcode, OpcodeByte};
+    use tessera_wire::{Opcode, OpcodeByte};
 
     const WALL: UnixTime = UnixTime(1_700_000_000);
     const T0: Instant = Instant::from_epoch(Duration::ZERO);

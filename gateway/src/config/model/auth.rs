@@ -178,6 +178,12 @@ impl Hooks {
         .into_iter()
         .filter_map(|(name, command)| Some((name, command?)))
     }
+
+    /// Whether anything of others runs here, a program or a plugin.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.plugins.is_empty() && self.commands().next().is_none()
+    }
 }
 
 impl Default for Hooks {

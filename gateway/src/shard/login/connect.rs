@@ -34,7 +34,7 @@ impl Login<'_> {
     /// Addresses, hooks, peer-id, push.
     pub(super) async fn connect(
         &self,
-        account: Account,
+        account: Rc<Account>,
         tokens: Option<OwnTokens>,
         proof: Authenticated,
     ) -> Result<(), Stop> {
@@ -42,7 +42,7 @@ impl Login<'_> {
         let mut resources = Resources::new(
             self.shard,
             self.handle,
-            &account,
+            Rc::clone(&account),
             self.connect_env(&account, clock::unix_seconds()),
         );
         match self.configure(account, tokens, proof, &mut resources).await {
@@ -78,7 +78,7 @@ impl Login<'_> {
 
     async fn configure(
         &self,
-        account: Account,
+        account: Rc<Account>,
         tokens: Option<OwnTokens>,
         proof: Authenticated,
         resources: &mut Resources<'_>,
@@ -330,7 +330,7 @@ impl Login<'_> {
     #[expect(clippy::too_many_arguments, reason = "everything that was found out about one client")]
     fn admit(
         &self,
-        account: Account,
+        account: Rc<Account>,
         proof: Authenticated,
         resources: &mut Resources<'_>,
         peer: PeerHandle,

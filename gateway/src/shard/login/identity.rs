@@ -22,7 +22,13 @@ impl Login<'_> {
         let (mut common_name, mut cert_env, mut certificate) = (String::new(), Vec::new(), None);
         let mut subjects = Vec::new();
         if !request.certificates.is_empty() && config.auth.certificates != CertificatePolicy::None {
-            let identity = self.shard.state.borrow().tls.peer_identity(&request.certificates);
+            // Issuers are told to hooks and plugins only.
+            let told = self.shard.base_env.is_read();
+            let identity = {
+                let tls = &self.shard.state.borrow().tls;
+                let chain = &request.certificates;
+                if told { tls.peer_identity(chain) } else { tls.peer_leaf(chain) }
+            };
             let identity = identity.map_err(|error| {
                 warn!(remote = %self.path.remote, "TLS Auth Error: {error}");
                 Stop::plain()
@@ -30,8 +36,10 @@ impl Login<'_> {
             info!(remote = %self.path.remote, "VERIFY OK: depth=0, {}", identity.leaf().subject);
             identity.common_name().clone_into(&mut common_name);
             certificate = Some(*identity.fingerprint());
-            cert_env = identity.env();
-            subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
+            if told {
+                cert_env = identity.env();
+                subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
+            }
         }
         if config.auth.username_as_common_name && !request.username.is_empty() {
             common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();

@@ -147,7 +147,8 @@ pub(super) async fn login(
         client = request.peer_info.value("IV_VER").unwrap_or("?"),
         "Peer Connection Initiated with {remote}"
     );
-    shard.state.borrow_mut().accounts.insert(handle, account.clone());
+    let account = Rc::new(account);
+    shard.state.borrow_mut().accounts.insert(handle, Rc::clone(&account));
     let Err(stop) = login.connect(account, tokens, proof).await else { return };
     if let Stop::Refused(failure) = stop {
         shard.close(handle, Close::AuthFailed(failure));
