@@ -1,5 +1,6 @@
 //! The `tesserad` binary.
 
+use std::alloc::System;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,6 +8,13 @@ use std::process::ExitCode;
 use tesserad::cli::{self, Invocation, KeyKind, Output};
 use tesserad::config::Report;
 use tesserad::{daemon, exit, genkey, pam, plugins};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes whatever is freed. Our own secrets wipe themselves, but the plaintext of TLS records lies in buffers of the TLS library,
+/// environments of hooks in those of the standard library, and a vector that grows leaves its bytes behind. Packets of the data path
+/// are not concerned: nothing is allocated for them.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let mut argv = Vec::new();

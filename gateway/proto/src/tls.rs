@@ -5,7 +5,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use std::io::{Read, Write};
 use std::sync::Arc;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Most bytes that a peer may send before its handshake is finished: a certificate chain of 16 KiB and everything
 /// around it fits twice; a stranger must not make us buffer more.
@@ -125,6 +125,10 @@ impl Tls {
         let mut out = Zeroizing::new(Vec::new());
         // `WouldBlock` ends the plaintext at hand; there is no other error on this reader.
         let _ = self.conn.reader().read_to_end(&mut out);
+        if !out.is_empty() {
+            // It always fails, and changes nothing but bytes that are no longer in use.
+            let _ = self.conn.read_tls(&mut Wipe);
+        }
         out
     }
 
@@ -175,6 +179,19 @@ impl Tls {
             version: self.conn.protocol_version().and_then(|v| v.as_str()).unwrap_or("?"),
             suite: self.conn.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?"),
         }
+    }
+}
+
+/// A reader that brings nothing and wipes the room it is given. The TLS library decrypts records where it has received them, and
+/// keeps that buffer as long as the connection: what lies behind the bytes that still wait in it is old plaintext, passwords
+/// among it.
+struct Wipe;
+
+impl Read for Wipe {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        room.zeroize();
+        // "Nothing" would mean that the peer has gone.
+        Err(std::io::ErrorKind::WouldBlock.into())
     }
 }
 

@@ -289,6 +289,35 @@ fn the_clock_goes_back() {
     assert_eq!(bench.login(&alice, &field(7_230), 7_230), "allow");
 }
 
+/// Locks are counted by the clock that nobody sets; codes by the one that people and apps go by.
+#[test]
+fn a_clock_that_is_set_opens_no_lock() {
+    let bench = Bench::new();
+    let otp = bench.add("alice", Some(OtpKind::Totp));
+    let alice = client("alice");
+    let login = |field: &str, seconds: u64, step: i64| {
+        let now = at(seconds);
+        let now = Now { wall: UnixTime(now.wall.0.checked_add_signed(step).unwrap()), ..now };
+        let Client { user, source, certificate, crtext } = alice.clone();
+        let request = Request { user, password: secret(field), source, certificate, crtext, now };
+        word(&block_on(bench.accounts.verify(request)))
+    };
+    let words: Vec<_> = (0..6).map(|_| login("wrong", 100, 0)).collect();
+    assert_eq!(words, ["deny", "deny", "deny", "deny", "deny", "locked"]);
+    for step in [0, 3600, -3600, -86_400, 86_400] {
+        assert_eq!(login(PASSWORD, 101, step), "locked", "{step}");
+    }
+    // The lock is over after its time, whatever the wall clock says meanwhile.
+    let code_at = |seconds: i64| {
+        let unix = EPOCH.checked_add_signed(seconds).unwrap();
+        format!("{PASSWORD}{:06}", as_otp(&otp, Moving::Period(30)).code(unix / 30))
+    };
+    assert_eq!(login(&code_at(200 - 3600), 200, -3600), "allow");
+    assert_eq!(login(&code_at(200 - 3600), 200, -3600), "deny", "a code counts once");
+    assert_eq!(login(&code_at(200), 200, 0), "allow", "the clock is right again");
+    assert_eq!(login(&code_at(200 - 3600), 201, -3600), "deny", "what was passed does not come back");
+}
+
 #[test]
 fn one_code_on_many_threads_counts_once() {
     let bench = Bench::new();
@@ -367,6 +396,42 @@ fn the_work_does_not_tell_who_exists() {
             }
         }
     }
+}
+
+/// What a client could measure, at the cost that is in use: wrong passwords of a user and of nobody, by turns. The numbers
+/// are for people to read; what is asserted is far from noise, and far from a hash that is left out.
+#[test]
+fn wrong_user_and_wrong_password_take_as_long() {
+    const RUNS: usize = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("accounts");
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let options = AccountsOptions { threads: 1, ..AccountsOptions::new(&path) };
+    let accounts = Accounts::open(options, Arc::new(MemoryLedger::new())).unwrap();
+    accounts.add("alice", Some(secret(PASSWORD)), None).unwrap();
+    let measure = |name: &str| {
+        let Client { user, source, certificate, crtext } = client(name);
+        let request = Request { user, password: secret("wrong"), source, certificate, crtext, now: at(0) };
+        let began = crate::clock::now();
+        assert_eq!(word(&block_on(accounts.verify(request))), "deny");
+        let took = crate::clock::now().saturating_duration_since(began);
+        accounts.lockout().forgive(name);
+        took
+    };
+    let (mut known, mut unknown): (Vec<_>, Vec<_>) =
+        (0..RUNS).map(|_| (measure("alice"), measure("nobody"))).unzip();
+    known.sort_unstable();
+    unknown.sort_unstable();
+    let [known, unknown] = [known[RUNS / 2], unknown[RUNS / 2]].map(|median| median.as_secs_f64() * 1000.0);
+    #[expect(clippy::print_stdout, reason = "a measurement, shown with --nocapture")]
+    {
+        println!("median of {RUNS}: wrong password {known:.2} ms, wrong user {unknown:.2} ms");
+    }
+    assert!(
+        (0.5..2.0).contains(&(known / unknown)),
+        "wrong password {known:.2} ms, wrong user {unknown:.2} ms"
+    );
 }
 
 #[test]

@@ -34,7 +34,11 @@ impl OwnTokens {
             issued: UnixSeconds(now.wall.0),
         };
         let not_before = vault.dead_until(&subject).map_or(0, |until| until.0.saturating_add(1));
-        generator.mint(&mut self.tokens, holder, UnixTime(not_before), now)
+        let made = generator.mint(&mut self.tokens, holder, UnixTime(not_before), now)?;
+        if let Some(stamp) = self.tokens.last_made() {
+            vault.stamped(UnixSeconds(stamp.0));
+        }
+        Some(made)
     }
 }
 

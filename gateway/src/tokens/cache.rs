@@ -699,6 +699,30 @@ mod tests {
         assert_eq!((stats.entries, stats.expired, stats.evicted), (0, 1, 0));
     }
 
+    /// Pushed tokens live by the wall clock. A step ends none that has more life left than the step is long, and no token
+    /// lives longer than the step makes it.
+    #[test]
+    fn a_clock_that_is_set_ends_no_living_token() {
+        let cache = cache(10, 10);
+        let alice = of("alice", None);
+        let at = |seconds: i64| UnixSeconds(T0.0.checked_add_signed(seconds).unwrap());
+        let check = |value, seconds| cache.check(&token(value), &alice.presented(), at(seconds));
+        cache.insert(&token("t0ken"), alice.clone(), Lineage(1), T0, 12 * HOUR).unwrap();
+        for seconds in [60, 3660, 60 - 3600, 60 - 86_400] {
+            assert!(matches!(check("t0ken", seconds), TokenVerdict::Valid(_)), "{seconds}");
+            assert_eq!(cache.sweep(at(seconds), 10), 0);
+        }
+        // Too far ahead it is over, and good again once the clock is right, if nobody has swept meanwhile.
+        assert_eq!(check("t0ken", 86_400), TokenVerdict::Expired);
+        assert!(matches!(check("t0ken", 60), TokenVerdict::Valid(_)));
+        assert_eq!(cache.sweep(at(86_400), 10), 1);
+        assert_eq!(check("t0ken", 60), TokenVerdict::Unknown);
+        // A token of a clock that is a day behind is no exception to its lifetime.
+        cache.insert(&token("late"), alice.clone(), Lineage(2), at(-86_400), 12 * HOUR).unwrap();
+        assert!(matches!(check("late", -86_400 + 60), TokenVerdict::Valid(_)));
+        assert_eq!(check("late", 60), TokenVerdict::Expired);
+    }
+
     #[test]
     fn the_same_value_again_refreshes() {
         let cache = cache(10, 10);

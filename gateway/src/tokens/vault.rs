@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ring::rand::SecureRandom;
@@ -36,6 +37,8 @@ struct State {
     locks: UserLocks,
     otp: OtpCounters,
     keys: SigningKeys,
+    /// The latest second that a token was stamped with: by a clock that is put back, tokens are from the future.
+    newest: AtomicU64,
 }
 
 impl Vault {
@@ -87,6 +90,7 @@ impl Vault {
         let dead_until = self.state.dead_until(&binding.presented());
         let issued = dead_until.map_or(now, |until| now.max(until.after(Duration::from_secs(1))));
         let (hash, info) = self.state.tokens.insert_issued(token, binding, lineage, now, lifetime, issued)?;
+        self.stamped(info.issued);
         // The same value again keeps its time of issue, and so stays dead.
         if dead_until.is_some_and(|until| info.issued <= until) {
             return Err(TokenError::Revoked);
@@ -115,8 +119,14 @@ impl Vault {
         TokenId::parse(id).is_some_and(|id| self.journal_revoked(self.state.tokens.revoke_named(id, None)))
     }
 
+    /// A token that is not in the cache was stamped with this second.
+    pub fn stamped(&self, issued: UnixSeconds) {
+        self.state.newest.fetch_max(issued.0, Ordering::Relaxed);
+    }
+
     /// Kills all tokens of a scope, generated ones included, that were issued up to a time, `before` or now; how many of the
-    /// cache that were. `expires` says when no such token can be valid any more ([`Revocation::expires`]). Walks the cache
+    /// cache that were. Without `before` those that are there are meant, also those of a clock that was put back since.
+    /// `expires` says when no such token can be valid any more ([`Revocation::expires`]). Walks the cache
     /// unless the scope is a user or a session.
     ///
     /// # Errors
@@ -128,6 +138,10 @@ impl Vault {
         expires: Option<UnixSeconds>,
         now: UnixSeconds,
     ) -> Result<usize, RevokeError> {
+        let now = match before {
+            Some(_) => now,
+            None => now.max(UnixSeconds(self.state.newest.load(Ordering::Relaxed))),
+        };
         let revocation = Revocation { scope, before: before.unwrap_or(now), expires };
         self.state.revocations.revoke(&revocation, now)?;
         let revoked = self.state.mark(&revocation);
@@ -255,12 +269,14 @@ impl State {
             locks: UserLocks::default(),
             otp: OtpCounters::default(),
             keys: SigningKeys::default(),
+            newest: AtomicU64::new(0),
         }
     }
 
     fn apply(&self, record: Record, now: UnixSeconds) {
         match record {
             Record::TokenPut { hash, info, revoked } => {
+                self.newest.fetch_max(info.issued.0, Ordering::Relaxed);
                 let revoked = revoked || self.is_dead(&info);
                 self.tokens.restore(hash, info, revoked, now);
             }
@@ -370,7 +386,7 @@ impl Source for State {
 mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::process::{Command, Stdio};
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use proptest::prelude::*;
     use ring::rand::SystemRandom;
@@ -478,6 +494,31 @@ mod tests {
         vault.sweep(later(200_000), 0);
         assert_eq!(vault.revocations(), []);
         assert_eq!(vault.check(&token("long"), &alice.presented(), later(200_000)), TokenVerdict::Revoked);
+    }
+
+    /// Whoever revokes means what is there, not what a clock says that was put back meanwhile.
+    #[test]
+    fn a_revocation_by_a_clock_that_went_back_kills_what_is_there() {
+        for scope in [Scope::User("alice".to_owned()), Scope::Certificate([1; 32]), Scope::Everything] {
+            for step in [3600, 86_400] {
+                let dir = tempfile::tempdir().unwrap();
+                let vault = open(dir.path());
+                let alice = of("alice", 1);
+                vault.insert(&token("a1"), alice.clone(), Lineage(1), T0, 100 * HOUR).unwrap();
+                let back = UnixSeconds(T0.0 - step);
+                assert_eq!(vault.revoke(scope.clone(), None, None, back), Ok(1));
+                let check = |vault: &Vault, now| vault.check(&token("a1"), &alice.presented(), now);
+                assert_eq!(check(&vault, back), TokenVerdict::Revoked);
+                assert_eq!(check(&vault, T0), TokenVerdict::Revoked);
+                vault.insert(&token("a2"), alice.clone(), Lineage(2), back, 100 * HOUR).unwrap();
+                assert!(is_valid(&vault, "a2", &alice, back));
+                assert!(wait(&vault) && vault.close());
+                drop(vault);
+                let vault = open(dir.path());
+                assert_eq!(check(&vault, T0), TokenVerdict::Revoked, "after a restart");
+                assert!(is_valid(&vault, "a2", &alice, T0));
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use tessera_harness::{ClientConfig, Hooks, Identity, Net, Pki, Version};
 
+mod ours;
+
+pub use ours::{OurClient, OurSession, Outcome};
 pub use tessera_harness as harness;
 
 /// The one password that the hooks of [`Site`] accept, besides the token.

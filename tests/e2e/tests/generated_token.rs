@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use tessera_e2e::harness::{Server, Version, pause, ping};
-use tessera_e2e::{PASSWORD, Site};
+use tessera_e2e::harness::{AuthToken, Deadline, Server, Version, pause, ping};
+use tessera_e2e::{OurClient, Outcome, PASSWORD, Site};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -107,6 +107,45 @@ fn random_secret_dies_with_the_process(version: Version) {
     let (config, _) = site.token_server("0");
     restart(&site, &config.without("auth-gen-token-secret").line("explicit-exit-notify 1"), version);
     assert_eq!(site.passwords_seen(), [PASSWORD, PASSWORD], "the password once more");
+}
+
+/// A renewal does not end the token before it at once, so that a client which missed the renewal is not lost: it is good
+/// until two renewal times are over, and then no more, although its session still lives with a newer one.
+#[test]
+fn tesserad_only_previous_generation() {
+    const RENEWAL: Duration = Duration::from_secs(8);
+    let site = Site::new(1);
+    let (config, key) = site.token_server("0 8");
+    let config = config.line("hand-window 4").line("duplicate-cn");
+    let _server = Server::start(&site.net, &config);
+    let client = OurClient::new(&site, 0, &site.identity(0));
+    let (mut session, outcome) = client.login(&site, "user-0", PASSWORD, SOON);
+    assert_eq!(outcome, Outcome::In);
+    let first = session.token();
+    let age = Deadline::after(2 * RENEWAL);
+    while session.token() == first && !age.passed() {
+        session.run(Duration::from_millis(200));
+    }
+    let second = session.token();
+    assert_ne!(first, second, "no renewal");
+    let [old, new] = [&first, &second].map(|token| AuthToken::verify(token, &key, "user-0"));
+    assert_eq!((old.session, old.first_login), (new.session, new.first_login));
+    assert!(old.renewed < new.renewed);
+    let try_with = |token: &str| client.login(&site, "user-0", token, SOON);
+    let (again, outcome) = try_with(&first);
+    assert_eq!(outcome, Outcome::In, "the previous token, {:?} old", age.elapsed());
+    assert!(age.elapsed() < 2 * RENEWAL - Duration::from_secs(2), "the machine is too slow for this test");
+    again.leave();
+    session.run(age.left() + Duration::from_secs(2));
+    let (_refused, outcome) = try_with(&first);
+    assert_eq!(outcome, Outcome::Refused("SESSION: token expired".to_owned()), "the previous token, too old");
+    let newest = session.token();
+    let (again, outcome) = try_with(&newest);
+    assert_eq!(outcome, Outcome::In, "the session's newest token");
+    again.leave();
+    assert!(session.renegotiate(SOON), "the session's own token was refused: {:?}", session.decided());
+    session.leave();
+    assert_eq!(site.passwords_seen(), [PASSWORD], "the hook was asked about a token");
 }
 
 /// Login, the gateway is stopped and started again, the client comes back by itself.

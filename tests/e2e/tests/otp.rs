@@ -21,7 +21,8 @@ tessera_e2e::stock_clients!(
     tesserad_only_asked_once,
     tesserad_only_wrong_answers,
     tesserad_only_code_counts_once,
-    tesserad_only_password_alone
+    tesserad_only_password_alone,
+    tesserad_only_counter
 );
 
 /// A site, its gateway and the command, with one user who needs codes.
@@ -185,5 +186,34 @@ fn tesserad_only_password_alone(version: Version) {
     alice.process.wait_for(&["AUTH_FAILED"], SOON);
     assert!(!alice.process.logged(&["PUSH_REPLY"]), "something was pushed to a client that is not let in");
     let _bob = site.client(1, version).login(&site.net, "bob", PASSWORD).connect(&site.net, 1);
+    ping(&site.net.clients[1], "192.168.77.2");
+}
+
+/// Codes by a counter: a few that nobody typed in may be skipped, none counts twice, nor one before it.
+fn tesserad_only_counter(version: Version) {
+    let site = Site::new(2);
+    let cli = Cli::new(&site.net);
+    let _server = Server::start(&site.net, &site.account_server(&cli));
+    let added =
+        cli.run_with(&format!("user add {USER} --otp=hotp --password-stdin"), &format!("{PASSWORD}\n"));
+    let otp = &added["credentials"]["otp"];
+    let secret = otp["secret"].as_str().expect("a secret");
+    assert!(otp["uri"].as_str().is_some_and(|uri| uri.starts_with("otpauth://hotp/")), "{added}");
+    // A code by the clock is one by a counter of half minutes.
+    let password = |counter: u64| format!("{PASSWORD}{}", totp(secret, counter * 30));
+    let config = |index, counter| site.client(index, version).login(&site.net, USER, &password(counter));
+    let mut client = config(0, 3).line("reneg-sec 5").connect(&site.net, 0);
+    client.wait_negotiations(2, SOON);
+    client.reconnect();
+    ping(&site.net.clients[0], "192.168.77.2");
+    assert!(!client.process.logged(&["AUTH_FAILED"]), "the token was not taken");
+    // The same, one before it, and one too far ahead.
+    for counter in [3, 2, 14] {
+        let mut other = config(1, counter).start(&site.net, 1);
+        other.process.wait_for(&["AUTH_FAILED"], SOON);
+        other.process.wait_end(SOON);
+        assert!(!other.process.logged(&["PUSH_REPLY"]), "let in with code {counter}");
+    }
+    let _other = config(1, 13).connect(&site.net, 1);
     ping(&site.net.clients[1], "192.168.77.2");
 }
