@@ -426,6 +426,65 @@ async fn one_that_does_not_open_again_gives_no_answers_until_it_does() {
     assert!(is_yes(&login(&handle, "alice").await));
 }
 
+/// A library that was replaced by one that checks nothing must not turn the check off.
+#[tokio::test]
+async fn one_that_comes_back_with_fewer_calls_is_not_open() {
+    let bench = Bench::new();
+    let (source, once, file) = (bench.path("less.c"), bench.path("once"), bench.path("less.so"));
+    let code = format!(
+        r#"
+        #include <fcntl.h>
+        #include <stdlib.h>
+        void *openvpn_plugin_open_v1(unsigned *mask, const char **argv, const char **envp) {{
+            *mask = open("{}", O_CREAT | O_EXCL, 0600) < 0 ? 1 << 10 : 1 << 5 | 1 << 10; return mask; }}
+        int openvpn_plugin_func_v1(void *handle, int type, const char **argv, const char **envp) {{ abort(); }}
+        void openvpn_plugin_close_v1(void *handle) {{}}
+    "#,
+        once.display()
+    );
+    fs::write(&source, code).unwrap();
+    let mut cc = Command::new("cc");
+    assert!(cc.args(["-shared", "-fPIC", "-o"]).arg(&file).arg(&source).status().unwrap().success());
+    let plugins = bench.start(&[PluginSpec { file, args: Vec::new(), place: "here".into() }]);
+    let handle = plugins.handle();
+    assert_eq!(no_answer(&login(&handle, "alice").await), Some(NoAnswer::Crashed));
+    let stats = handle.stats().next().unwrap();
+    until("the restarts", || stats.restarts.load(Relaxed) >= 2).await;
+    assert!(handle.wants(PluginKind::AuthUserPassVerify) && !stats.open.load(Relaxed));
+    assert_eq!(no_answer(&login(&handle, "alice").await), Some(NoAnswer::NotOpen));
+}
+
+/// One of two puts its answer off and has no function for the second question: the other's yes does not speak for it.
+#[tokio::test]
+async fn who_must_be_asked_and_cannot_gives_no_answer() {
+    let bench = Bench::new();
+    let plugins = bench.start(&[
+        bench.plugin("a.so", &[], &["9=defer"]),
+        bench.plugin("b.so", &[], &["9=accept", "14=accept"]),
+    ]);
+    let handle = plugins.handle();
+    let env = user("alice");
+    let first = handle.call(PluginKind::ClientConnectV2, Vec::new(), &env, ClientKey(1)).await;
+    assert!(matches!(first[0].outcome, PluginOutcome::Deferred) && is_yes(&first[1].outcome));
+    assert_eq!((first[0].place, first[1].place), (0, 1));
+    let each = |_| (Vec::new(), std::sync::Arc::new(env.clone()));
+    let again = handle.call_at(&[0], PluginKind::ClientConnectDeferV2, ClientKey(1), each).await;
+    assert_eq!(Verdict::of(&again), Verdict::NoAnswer);
+    assert_eq!(no_answer(&again[0].outcome), Some(NoAnswer::NotWanted));
+}
+
+#[tokio::test]
+async fn books_are_kept_whatever_the_load() {
+    let mut bench = Bench::new();
+    bench.options.queue = 1;
+    let plugins = bench.start(&[bench.recording(&["5=sleep:300", "7=accept"])]);
+    let handle = plugins.handle();
+    let gone = user("alice");
+    let (_, left) =
+        tokio::join!(login(&handle, "alice"), ask(&handle, PluginKind::ClientDisconnect, &gone));
+    assert!(is_yes(&left), "{left:?}");
+}
+
 #[tokio::test]
 async fn one_context_for_each_client() {
     let bench = Bench::new();

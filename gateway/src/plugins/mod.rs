@@ -101,6 +101,8 @@ impl ClientKey {
 pub struct PluginReply {
     /// Which: the name of its file.
     pub plugin: Arc<str>,
+    /// Its place among all plugins, for [`PluginHandle::call_at`].
+    pub place: usize,
     /// And what.
     pub outcome: PluginOutcome,
 }
@@ -145,6 +147,9 @@ pub enum NoAnswer {
     /// It died before and is not back yet.
     #[error("the plugin is not open")]
     NotOpen,
+    /// It does not want this type of calls, and must answer one.
+    #[error("the plugin has no function for this call")]
+    NotWanted,
     /// It returned a number that means nothing here.
     #[error("the plugin returned {0}, which means nothing here")]
     Unknown(i32),
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn all_must_say_yes() {
-        let reply = |outcome| PluginReply { plugin: "p".into(), outcome };
+        let reply = |outcome| PluginReply { plugin: "p".into(), place: 0, outcome };
         let yes = || reply(PluginOutcome::Success { returned: Vec::new() });
         let later = || reply(PluginOutcome::Deferred);
         let nothing = || reply(PluginOutcome::NoAnswer(NoAnswer::Crashed));

@@ -107,7 +107,8 @@ pub struct PluginHandle {
 #[derive(Debug)]
 struct Entry {
     stats: Arc<PluginStats>,
-    /// Calls in it are bounded by `bound`; beside them there is one `Forget` for each client at most.
+    /// Calls in it that want an answer are bounded by `bound`; beside them there are what keeps books, and one `Forget`, for
+    /// each client.
     queue: mpsc::UnboundedSender<Request>,
     bound: u64,
 }
@@ -199,22 +200,40 @@ impl PluginHandle {
         &self,
         kind: PluginKind,
         client: ClientKey,
+        each: impl FnMut(usize) -> (Vec<OsString>, Arc<Env>),
+    ) -> Vec<PluginReply> {
+        let wants = |(place, entry): (usize, &Entry)| entry.stats.wants(kind).then_some(place);
+        let places: Vec<usize> = self.plugins.iter().enumerate().filter_map(wants).collect();
+        self.call_at(&places, kind, client, each).await
+    }
+
+    /// As [`Self::call_each`], of the plugins in these places. Each gives a reply, in the order of `places`: one that does not
+    /// want this type of calls gives no answer.
+    pub async fn call_at(
+        &self,
+        places: &[usize],
+        kind: PluginKind,
+        client: ClientKey,
         mut each: impl FnMut(usize) -> (Vec<OsString>, Arc<Env>),
     ) -> Vec<PluginReply> {
-        let mut asked = Vec::new();
-        for (place, entry) in self.plugins.iter().enumerate() {
-            if entry.stats.wants(kind) {
-                let (argv, env) = each(place);
-                asked.push((Arc::clone(&entry.stats.name), entry.ask(kind, argv, env, client)));
-            }
+        let mut asked = Vec::with_capacity(places.len());
+        for place in places {
+            let Some(entry) = self.plugins.get(*place) else { continue };
+            let answer = if entry.stats.wants(kind) {
+                let (argv, env) = each(*place);
+                entry.ask(kind, argv, env, client)
+            } else {
+                Err(NoAnswer::NotWanted)
+            };
+            asked.push((Arc::clone(&entry.stats.name), *place, answer));
         }
         let mut replies = Vec::with_capacity(asked.len());
-        for (plugin, answer) in asked {
+        for (plugin, place, answer) in asked {
             let outcome = match answer {
                 Ok(answer) => answer.await.unwrap_or(PluginOutcome::NoAnswer(NoAnswer::Stopped)),
                 Err(why) => PluginOutcome::NoAnswer(why),
             };
-            replies.push(PluginReply { plugin, outcome });
+            replies.push(PluginReply { plugin, place, outcome });
         }
         replies
     }
@@ -242,7 +261,8 @@ impl Entry {
         env: Arc<Env>,
         client: ClientKey,
     ) -> Result<oneshot::Receiver<PluginOutcome>, NoAnswer> {
-        let room = |waiting: u64| (waiting < self.bound).then_some(waiting + 1);
+        // Books must be right whatever the load is; what is noted there is bounded by the number of clients.
+        let room = |waiting: u64| (kind.keeps_books() || waiting < self.bound).then_some(waiting + 1);
         if self.stats.in_queue.fetch_update(Relaxed, Relaxed, room).is_err() {
             self.stats.rejected.fetch_add(1, Relaxed);
             tracing::warn!(plugin = %self.stats.name, "{} is not asked: {} calls wait", kind.name(), self.bound);

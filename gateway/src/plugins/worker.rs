@@ -284,6 +284,11 @@ impl Worker {
     async fn take(&mut self, bytes: &[u8]) {
         let (opened, asked) = (self.is_open(), self.busy.as_ref().map(|busy| busy.id));
         match FromChild::read(bytes) {
+            Ok(FromChild::Opened { mask, .. }) if !opened && self.has_lost_calls(mask) => {
+                // Whoever checked logins must not cease to because its file was replaced.
+                self.cannot_open("it no longer wants calls that it wanted at the start");
+                self.kill(NoAnswer::NotOpen).await;
+            }
             Ok(FromChild::Opened { mask, contexts }) if !opened => self.is_opened(mask, contexts),
             Ok(FromChild::Refused { why }) if !opened => {
                 self.cannot_open(&printable(&String::from_utf8_lossy(why)));
@@ -305,6 +310,11 @@ impl Worker {
                 self.kill(NoAnswer::CannotBeTaken).await;
             }
         }
+    }
+
+    /// Whether a plugin with this mask would not be asked what it has been asked so far.
+    fn has_lost_calls(&self, mask: u32) -> bool {
+        self.stats.mask.load(Relaxed) & !mask != 0
     }
 
     fn is_opened(&mut self, mask: u32, contexts: bool) {

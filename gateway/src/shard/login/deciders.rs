@@ -60,6 +60,10 @@ impl Login<'_> {
         if let Some(pam) = &backends.pam {
             deciders.push(Box::pin(self.ask_pam(pam, asked)));
         }
+        if deciders.is_empty() {
+            // Nobody's yes is no yes.
+            return Err(self.no_answer("whoever checks passwords"));
+        }
         let mut worst = None;
         while let Some(said) = deciders.next().await {
             self.check()?;

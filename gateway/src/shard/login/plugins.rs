@@ -62,7 +62,10 @@ impl Login<'_> {
             }
             (Vec::new(), Arc::new(env))
         };
-        let replies = plugins.call_each(kind, self.client_key(), each).await;
+        // Files took time; a client that has left meanwhile is forgotten, and must not be called for again.
+        self.check()?;
+        let places: Vec<usize> = deferrals.iter().map(|(place, _)| *place).collect();
+        let replies = plugins.call_at(&places, kind, self.client_key(), each).await;
         self.check()?;
         let mut later: FuturesUnordered<_> = replies
             .into_iter()
@@ -124,7 +127,9 @@ impl Login<'_> {
         }
         let (first, again) = (PluginKind::ClientConnectV2, PluginKind::ClientConnectDeferV2);
         let replies = self.shard.backends.plugins.call(first, Vec::new(), env, self.client_key()).await;
-        for reply in self.settle_connect(replies, again, Vec::new(), env).await? {
+        let shared = Arc::new(env.clone());
+        let each = |_| (Vec::new(), Arc::clone(&shared));
+        for reply in self.settle_connect(replies, again, each).await? {
             let PluginOutcome::Success { returned } = reply.outcome else { continue };
             for entry in returned.iter().filter(|entry| entry.name == CONFIG) {
                 own.merge(self.read_overlay(&reply.plugin, entry.value.expose()));
@@ -155,8 +160,9 @@ impl Login<'_> {
             }
             (argv, Arc::new(env))
         };
-        let replies = plugins.call_each(kind, self.client_key(), each).await;
-        self.settle_connect(replies, PluginKind::ClientConnectDefer, Vec::new(), env).await?;
+        let places: Vec<usize> = files.iter().map(|(place, _)| *place).collect();
+        let replies = plugins.call_at(&places, kind, self.client_key(), each).await;
+        self.settle_connect(replies, PluginKind::ClientConnectDefer, each).await?;
         let mut written = Vec::new();
         for (_, file) in files {
             written.push(file.take().await.map_err(|error| {
@@ -167,13 +173,13 @@ impl Login<'_> {
         Ok(written)
     }
 
-    /// Asks again until nobody puts his answer off any more; all must say yes. What is returned is the last of each.
+    /// Asks those again who put their answer off, until nobody does; all must say yes. What is returned is the last of each, in
+    /// the order of the configuration.
     async fn settle_connect(
         &self,
         mut replies: Vec<PluginReply>,
         again: PluginKind,
-        argv: Vec<OsString>,
-        env: &Env,
+        each: impl Fn(usize) -> (Vec<OsString>, Arc<Env>),
     ) -> Result<Vec<PluginReply>, Stop> {
         let limit = crate::clock::now() + self.config().tessera.hook_timeout;
         let mut settled = Vec::new();
@@ -182,6 +188,7 @@ impl Login<'_> {
             match Verdict::of(&replies) {
                 Verdict::Allow => {
                     settled.extend(replies);
+                    settled.sort_by_key(|reply| reply.place);
                     return Ok(settled);
                 }
                 Verdict::Deny => return Err(self.refused("plugin (client-connect)", None)),
@@ -190,15 +197,13 @@ impl Login<'_> {
                     return Err(self.no_answer("plugin (client-connect, put off)"));
                 }
                 Verdict::Deferred => {
-                    settled.extend(
-                        replies.into_iter().filter(|r| matches!(r.outcome, PluginOutcome::Success { .. })),
-                    );
+                    let put_off = |reply: &PluginReply| matches!(reply.outcome, PluginOutcome::Deferred);
+                    let places: Vec<usize> = replies.iter().filter(|r| put_off(r)).map(|r| r.place).collect();
+                    settled.extend(replies.into_iter().filter(|reply| !put_off(reply)));
                     tokio::time::sleep(CONNECT_POLL).await;
-                    replies =
-                        self.shard.backends.plugins.call(again, argv.clone(), env, self.client_key()).await;
-                    if replies.is_empty() {
-                        return Err(self.no_answer("plugin (client-connect, put off)"));
-                    }
+                    self.check()?;
+                    let plugins = &self.shard.backends.plugins;
+                    replies = plugins.call_at(&places, again, self.client_key(), &each).await;
                 }
             }
         }
