@@ -98,7 +98,7 @@ pub(crate) fn run(command: TokenCommand, gateway: &Gateway, output: Output) -> R
             let reply = gateway.ask(&Request::TokenRotateSecret(Empty {}))?;
             output::show(reply, output, |response, _| match response {
                 Response::Rotation(rotation) => {
-                    let place = rotation.file.as_ref().map_or("memory only", String::as_str);
+                    let place = rotation.file.as_ref().map_or("the gateway's own store", String::as_str);
                     let secrets = count(rotation.secrets.into(), "secret");
                     let place = printable(place);
                     Ok(format!("a new secret makes tokens from now on; {secrets} known, in {place}\n"))

@@ -58,7 +58,7 @@ fn tokens_and_their_times() {
 fn plugins_with_one_argument_have_it_split() {
     let config = with("plugin auth.so \"login login USERNAME\"\nplugin ./x.so a \"b c\"\n");
     let [first, second] = &config.hooks.plugins[..] else { panic!() };
-    assert_eq!((first.file.to_str(), first.args.len()), (Some("auth.so"), 3));
+    assert_eq!((first.file.to_str(), first.args.len()), (Some("/etc/vpn/auth.so"), 3), "it is nowhere else");
     assert_eq!(second.file, Path::new("/etc/vpn/./x.so"));
     assert_eq!(second.args, ["a", "b c"]);
 }

@@ -120,7 +120,7 @@ impl AdminSocket {
         fs::set_permissions(&path, Permissions::from_mode(MODE)).map_err(failed("mode"))?;
         let backlog = Backlog::new(BACKLOG).map_err(io::Error::from).map_err(failed("listen"))?;
         socket::listen(&bound.listener, backlog).map_err(io::Error::from).map_err(failed("listen"))?;
-        info!("admin socket {}", path.display());
+        info!("control socket {}", path.display());
         Ok(bound)
     }
 
@@ -136,7 +136,7 @@ impl Drop for AdminSocket {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             // Without the rights that it was made with. The next start replaces it.
-            warn!("admin socket {}: it stays behind: {error}", self.path.display());
+            warn!("control socket {}: it stays behind: {error}", self.path.display());
         }
     }
 }
@@ -261,7 +261,7 @@ fn make_way(path: &Path, address: &UnixAddr) -> Result<(), SocketError> {
         // EAGAIN: it listens, and its queue is full.
         Ok(()) | Err(Errno::EAGAIN) => Err(SocketError::Live(path.to_owned())),
         Err(Errno::ECONNREFUSED) => {
-            info!("admin socket {}: replacing what a gateway left that is gone", path.display());
+            info!("control socket {}: replacing what a gateway left that is gone", path.display());
             fs::remove_file(path).map_err(|error| failed("the old socket cannot be removed", error))
         }
         Err(Errno::ENOENT) => Ok(()),

@@ -45,6 +45,12 @@ pub fn check_host(config: &Config, report: &mut Report) {
     for secret in config.auth.gen_token.iter().flat_map(|token| &token.secrets) {
         host.source("auth-gen-token-secret", Some(secret), true);
     }
+    if let Some(users) = &config.auth.users {
+        host.source("auth-file", Some(&Source::File(users.clone())), false);
+    }
+    if let Some(service) = &config.auth.pam_service {
+        host.service(service);
+    }
     if let Some(user) = &config.process.user {
         let found = nix::unistd::User::from_name(user).map(|user| user.is_some());
         host.account("user", user, found);
@@ -60,10 +66,8 @@ pub fn check_host(config: &Config, report: &mut Report) {
     };
     let persist = config.network.persist.as_ref().map(|persist| ("ifconfig-pool-persist", &persist.file));
     let pid = config.process.writepid.as_ref().map(|file| ("writepid", file));
-    let users = config.auth.users.as_ref().map(|file| ("auth-file", file));
     let store = config.tessera.store.as_ref().map(|directory| ("store", directory));
-    let control = config.tessera.control_socket.as_ref().map(|socket| ("control-socket", &socket.path));
-    for (name, file) in [log, persist, pid, users, store, control].into_iter().flatten() {
+    for (name, file) in [log, persist, pid, store].into_iter().flatten() {
         host.parent(name, file);
     }
 }
@@ -149,10 +153,17 @@ impl Host<'_> {
         }
     }
 
-    /// A bare name is looked for where plugins are installed when it is opened.
+    /// Linux-PAM looks in both.
+    fn service(&mut self, name: &str) {
+        if !["/etc/pam.d", "/usr/lib/pam.d"].iter().any(|folder| Path::new(folder).join(name).is_file()) {
+            let place = self.place("auth-pam");
+            let hint = Some(format!("it is the file /etc/pam.d/{name}"));
+            self.error(&place, format!("auth-pam: there is no PAM service '{name}'"), hint);
+        }
+    }
+
     fn shared_object(&mut self, path: &Path, place: &Place) {
-        let bare = path.parent().is_none_or(|parent| parent.as_os_str().is_empty());
-        if bare || path.is_file() {
+        if path.is_file() {
             return;
         }
         let hint = self.elsewhere(path);

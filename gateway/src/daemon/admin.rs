@@ -199,7 +199,11 @@ impl Admin {
                 if !self.vault.revoke_id(&id) {
                     return Err(ApiError::not_found("there is no such token, or it was revoked before"));
                 }
-                return Ok(Response::Changes(Changes { tokens: 1, ..Changes::default() }));
+                let sessions = match TokenId::parse(&id) {
+                    Some(id) => self.end(Target::Token(id), Ending::TokenRevoked).await?,
+                    None => 0,
+                };
+                return Ok(Response::Changes(Changes { sessions, tokens: 1, users: 0 }));
             }
             RevokeTarget::SessionId(id) => {
                 let session = TokenSession::parse(&id)

@@ -263,7 +263,6 @@ fn control_socket(config: &Config) -> Result<Option<AdminSocket>, StartError> {
     let options = SocketOptions { path: socket.path.clone(), group: socket.group.clone() };
     let socket = AdminSocket::bind(&options)
         .map_err(|error| StartError { code: exit::RUNTIME, message: format!("control-socket: {error}") })?;
-    info!("control socket {}", socket.path().display());
     Ok(Some(socket))
 }
 

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::{CertificatePolicy, Config};
 use crate::hooks::Env;
 use crate::pam::{Pam, PamOptions};
-use crate::plugins::{ClientKey, PluginKind, PluginOptions, PluginSpec, Plugins, Verdict, locate};
+use crate::plugins::{ClientKey, PluginKind, PluginOptions, PluginSpec, Plugins, Verdict};
 use crate::shard::Backends;
 use crate::tokens::{SigningKey, TokenGenerator, TokenLimits, UnixSeconds, Vault, secrets};
 
@@ -31,13 +31,12 @@ pub(super) struct Privileged {
 impl Privileged {
     pub(super) fn start(config: &Config, env: &Env) -> Result<Self, StartError> {
         let process = &config.process;
-        let here = std::env::current_dir().map_err(|error| StartError::io("working directory", &error))?;
         let specs: Vec<PluginSpec> = config
             .hooks
             .plugins
             .iter()
             .map(|plugin| PluginSpec {
-                file: locate(&plugin.file.display().to_string(), &here),
+                file: plugin.file.clone(),
                 args: plugin.args.iter().map(OsString::from).collect(),
                 place: plugin.place.to_string(),
             })

@@ -12,7 +12,7 @@ use crate::directory::Owner;
 use crate::hooks::{Env, Farewell};
 use crate::lease::{Lease, PeerHandle};
 use crate::routes::Prefix;
-use crate::tokens::TokenInfo;
+use crate::tokens::{TokenId, UnixSeconds};
 
 /// What the first login of a session found out; later logins must agree with it.
 #[derive(Debug)]
@@ -35,6 +35,15 @@ pub(super) struct Account {
     pub(super) peer_info: PeerInfo,
 }
 
+/// A token of the cache, as its session remembers it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PushedToken {
+    /// Its public name.
+    pub(super) id: TokenId,
+    pub(super) issued: UnixSeconds,
+    pub(super) expires: UnixSeconds,
+}
+
 /// An established client.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -47,7 +56,7 @@ pub(super) struct Client {
     /// Networks behind it.
     pub(super) iroutes: Vec<Prefix>,
     /// The token that a hook has pushed to it, if it is in the cache.
-    pub(super) token: Option<TokenInfo>,
+    pub(super) token: Option<PushedToken>,
     /// Of its data channel.
     pub(super) cipher: Option<Cipher>,
     /// Plugins are told that it has gone.

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::client::Account;
 use super::state::{Shard, State};
 use crate::data::{PeerStats, ToWorker};
+use crate::tokens::TokenId;
 
 /// How long a worker may take to say what a peer has moved; it answers between two packets.
 const STATS: Duration = Duration::from_millis(500);
@@ -28,7 +29,9 @@ pub enum Target {
     Username(String),
     /// Those with this certificate.
     Certificate([u8; 32]),
-    /// The one that holds tokens of this session.
+    /// The one whose client was pushed this token.
+    Token(TokenId),
+    /// The one that holds generated tokens of this session.
     TokenSession(TokenSession),
     /// All.
     Everything,
@@ -100,6 +103,10 @@ impl Shard {
                 Target::CommonName(name) => account.common_name == *name,
                 Target::Username(name) => account.username == *name,
                 Target::Certificate(certificate) => account.owner.certificate == Some(*certificate),
+                Target::Token(id) => {
+                    let held = state.clients.get(handle).and_then(|client| client.token.as_ref());
+                    held.is_some_and(|held| held.id == *id)
+                }
                 Target::TokenSession(session) => {
                     state.renewals.of(*handle).is_some_and(|own| own.tokens.session == *session)
                 }
@@ -163,11 +170,11 @@ impl Shard {
             };
         }
         let pushed = state.clients.get(&handle).and_then(|client| client.token.as_ref());
-        pushed.map_or_else(TokenOfSession::default, |info| TokenOfSession {
+        pushed.map_or_else(TokenOfSession::default, |held| TokenOfSession {
             kind: TokenKind::Pushed,
             session_id: None,
-            issued: Some(Moment(info.issued.0)),
-            expires: Some(Moment(info.expires.0)),
+            issued: Some(Moment(held.issued.0)),
+            expires: Some(Moment(held.expires.0)),
         })
     }
 }

@@ -108,6 +108,11 @@ impl Vault {
         })
     }
 
+    /// The public name of a token; `None` when it cannot be one.
+    pub fn id_of(&self, token: &Secret<String>) -> Option<TokenId> {
+        self.state.tokens.hash(token).map(|hash| hash.id())
+    }
+
     /// Revokes one token by its value; whether it was there and not revoked.
     pub fn revoke_token(&self, token: &Secret<String>) -> bool {
         let Some(hash) = self.state.tokens.hash(token) else { return false };

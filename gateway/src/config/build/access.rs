@@ -126,7 +126,7 @@ pub(crate) fn plugin(draft: &mut Draft, d: &Directive) -> Outcome {
     if draft.config.hooks.plugins.len() >= MAX_PLUGINS {
         return Err(bad(d, 0, format!("more than {MAX_PLUGINS} plugins")));
     }
-    let file = if name.contains('/') { draft.path(name) } else { name.into() };
+    let file = crate::plugins::locate(name, &draft.base);
     // A single argument is split into words once more, as OpenVPN does: `plugin x.so "login login USERNAME"`.
     let args = match &d.args[1..] {
         [one] => lex::split_command(one.as_str()).map_err(|message| bad(d, 1, message))?,

@@ -399,9 +399,17 @@ fn accounts(draft: &mut Draft) {
         || auth.pam_service.is_some()
         || !draft.config.hooks.plugins.is_empty();
     let (policy, as_name) = (auth.certificates, auth.username_as_common_name);
+    let hooks = &draft.config.hooks;
+    let may_push =
+        hooks.client_connect.is_some() || !hooks.plugins.is_empty() || auth.client_config_dir.is_some();
+    let useless_cache = draft.config.tessera.token_verify == TokenVerify::Cache && !may_push;
     if auth.ccd_exclusive && auth.client_config_dir.is_none() {
         let place = draft.place_of("ccd-exclusive");
         draft.error(&place, "ccd-exclusive without client-config-dir", "add 'client-config-dir DIRECTORY'");
+    }
+    if useless_cache {
+        let place = draft.place_of("token-verify");
+        draft.warn(&place, "token-verify cache, but nothing pushes a token", "push one from client-connect");
     }
     if asks_password {
         return;
@@ -426,11 +434,6 @@ fn accounts(draft: &mut Draft) {
     if draft.config.auth.optional_credentials {
         let place = draft.place_of("auth-user-pass-optional");
         draft.error(&place, "auth-user-pass-optional, but nothing checks passwords", hint);
-    }
-    if draft.config.tessera.token_verify == TokenVerify::Cache && draft.config.hooks.client_connect.is_none()
-    {
-        let place = draft.place_of("token-verify");
-        draft.warn(&place, "token-verify cache, but no hook pushes a token", "push one from client-connect");
     }
 }
 

@@ -107,7 +107,7 @@ pub struct AuthHook {
 /// `plugin FILE [ARGUMENT…]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PluginFile {
-    /// The shared object: a path, or a bare name to be looked for among the system's plugins.
+    /// The shared object; a bare name has been looked for among the system's plugins.
     pub file: PathBuf,
     /// Its arguments, split into words. They may hold a secret and are not shown.
     #[serde(skip)]

@@ -18,10 +18,10 @@ use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
 use crate::overlay::{self, Overlay};
 use crate::plugins::PluginKind;
 use crate::routes::Prefix;
-use crate::shard::client::{Account, Client};
+use crate::shard::client::{Account, Client, PushedToken};
 use crate::shard::farewell::{Resources, learned};
 use crate::shard::renewal::OwnTokens;
-use crate::tokens::{Binding, Lineage, TokenInfo, UnixSeconds};
+use crate::tokens::{Binding, Lineage, UnixSeconds};
 
 /// Extra time that a client which takes over another's name waits for the other's farewell, beyond one hook.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -232,12 +232,17 @@ impl Login<'_> {
     }
 
     /// The cache takes the token before the client can: there is no moment at which it holds one that we do not know.
-    async fn remember_token(&self, account: &Account, own: &mut Overlay) -> Result<Option<TokenInfo>, Stop> {
+    async fn remember_token(
+        &self,
+        account: &Account,
+        own: &mut Overlay,
+    ) -> Result<Option<PushedToken>, Stop> {
         let Some(token) = &own.token else { return Ok(None) };
         let username = own.token_user.as_ref().unwrap_or(&account.username);
         let now = UnixSeconds(clock::unix_seconds());
         let lifetime = self.config().tessera.token_lifetime.unwrap_or(FOREVER);
         let lineage = Lineage(now.0);
+        let id = self.shard.vault.id_of(token);
         let taken = Binding::new(username, account.owner.certificate, &account.common_name)
             .and_then(|binding| self.shard.vault.insert(token, binding, lineage, now, lifetime));
         match (taken, self.config().tessera.token_verify) {
@@ -245,7 +250,8 @@ impl Login<'_> {
                 // A disk that is slow or full holds up no login: then the token may not outlive the process.
                 let _ = tokio::time::timeout(WRITTEN, self.shard.vault.written()).await;
                 self.check()?;
-                Ok(Some(info))
+                let pushed = |id| PushedToken { id, issued: info.issued, expires: info.expires };
+                Ok(id.map(pushed))
             }
             // The hook judges tokens by itself; the cache is only a witness.
             (Err(error), TokenVerify::Hook) => {
