@@ -480,8 +480,7 @@ async fn books_are_kept_whatever_the_load() {
     let plugins = bench.start(&[bench.recording(&["5=sleep:300", "7=accept"])]);
     let handle = plugins.handle();
     let gone = user("alice");
-    let (_, left) =
-        tokio::join!(login(&handle, "alice"), ask(&handle, PluginKind::ClientDisconnect, &gone));
+    let (_, left) = tokio::join!(login(&handle, "alice"), ask(&handle, PluginKind::ClientDisconnect, &gone));
     assert!(is_yes(&left), "{left:?}");
 }
 
