@@ -271,7 +271,6 @@ impl Login<'_> {
 
     /// The client's own addresses and the networks behind it, as far as nobody else has them and `learn-address` agrees. What
     /// has been said to that is in `told`, also when the login ends here.
-    #[expect(clippy::too_many_arguments, reason = "everything that was found out about one client")]
     async fn take_routes(
         &self,
         peer: PeerHandle,
