@@ -148,7 +148,19 @@ pub(crate) fn encode(text: &str) -> Secret<Vec<u8>> {
 
 /// Makes text fit to be a reason: printable, one line, bounded.
 fn reason(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
+    let mut out = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if out.len() + c.len_utf8() > MAX_REASON {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// `HALT`, after which a client stays away.
+pub(crate) fn halt(text: &str) -> String {
+    format!("HALT,{}", reason(text))
 }
 
 /// Why a login is refused, in the form that clients understand.
@@ -295,6 +307,14 @@ mod tests {
 
     fn texts(messages: &[Secret<String>]) -> Vec<&str> {
         messages.iter().map(|m| m.expose().as_str()).collect()
+    }
+
+    #[test]
+    fn reasons_are_one_bounded_line() {
+        assert_eq!(halt("gone\0PUSH_REPLY,\nroute"), "HALT,gonePUSH_REPLY,route");
+        let long = halt(&"\u{1f512}".repeat(MAX_REASON));
+        assert!(long.len() <= "HALT,".len() + MAX_REASON && long.is_char_boundary(long.len()));
+        assert!(restart(&"\u{e9}".repeat(MAX_REASON)).len() <= "RESTART,[P]:".len() + MAX_REASON);
     }
 
     #[test]

@@ -79,8 +79,7 @@ impl Backend for Admin {
             Request::UserRemove(user) => {
                 let name = user.name.clone();
                 self.accounts(move |accounts| accounts.remove(&name)).await?;
-                let tokens = self.revoke_scope(Scope::User(user.name.clone()), None)?;
-                let sessions = self.end(Target::Username(user.name), Ending::AuthFailed(None)).await?;
+                let (tokens, sessions) = self.turn_out(user.name).await?;
                 Ok(Response::Changes(Changes { sessions, tokens, users: 1 }))
             }
             Request::UserOtp(change) => {
@@ -98,8 +97,7 @@ impl Backend for Admin {
                 let now = UnixSeconds(clock::unix_seconds());
                 // Locked first: whatever logs in from here on finds it so.
                 let fresh = self.vault.lock_user(&user.name, now).map_err(refused)?;
-                let tokens = self.revoke_scope(Scope::User(user.name.clone()), None)?;
-                let sessions = self.end(Target::Username(user.name), Ending::AuthFailed(None)).await?;
+                let (tokens, sessions) = self.turn_out(user.name).await?;
                 Ok(Response::Changes(Changes { sessions, tokens, users: fresh.into() }))
             }
             Request::UserUnlock(user) => {
@@ -223,6 +221,14 @@ impl Admin {
             Some(_) => 0,
         };
         Ok(Response::Changes(Changes { sessions, tokens, users: 0 }))
+    }
+
+    /// Kills a user's tokens and ends the sessions; how many. Sessions end also where revocations have no room left: they are
+    /// what is urgent.
+    async fn turn_out(&self, name: String) -> Result<(u64, u64), ApiError> {
+        let tokens = self.revoke_scope(Scope::User(name.clone()), None);
+        let sessions = self.end(Target::Username(name), Ending::AuthFailed(None)).await?;
+        Ok((tokens?, sessions))
     }
 
     /// Kills the tokens of a scope; how many of the cache.

@@ -72,7 +72,7 @@ impl Connecting {
 
 /// A file for what a plugin's client-connect writes. It is made and read on threads that may wait for the disk.
 #[derive(Debug)]
-pub struct ConnectFile(HookFile);
+pub struct ConnectFile(Option<HookFile>);
 
 impl ConnectFile {
     /// Makes it.
@@ -81,22 +81,34 @@ impl ConnectFile {
     /// When it cannot be made.
     pub(super) async fn create(dir: Arc<HookDir>) -> io::Result<Self> {
         let make = move || dir.file("connect", b"");
-        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)?.map(Self)
+        let file = tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
+        Ok(Self(Some(file)))
     }
 
     /// Its path, for the plugin.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.0.path()
+        // It is there until it is taken or dropped.
+        self.0.as_ref().map_or(Path::new(""), HookFile::path)
     }
 
     /// What is in it, and removes it.
     ///
     /// # Errors
     /// When it cannot be read, or is larger than what a program may write.
-    pub async fn take(self) -> io::Result<Zeroizing<Vec<u8>>> {
-        let read = move || self.0.read(MAX_CONNECT_FILE);
+    pub async fn take(mut self) -> io::Result<Zeroizing<Vec<u8>>> {
+        let file = self.0.take().ok_or(io::ErrorKind::NotFound)?;
+        let read = move || file.read(MAX_CONNECT_FILE);
         tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    }
+}
+
+impl Drop for ConnectFile {
+    fn drop(&mut self) {
+        // Whoever gives it up is on a thread that must not wait for the disk.
+        if let (Some(file), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(file));
+        }
     }
 }
 

@@ -382,3 +382,17 @@ async fn a_login_that_gave_up_starts_nothing_but_farewells_are_held() {
     assert!(!bench.path("client-connect").exists());
     assert!(bench.path("client-disconnect").exists());
 }
+
+#[tokio::test]
+async fn a_file_that_is_given_up_goes() {
+    let parent = tempfile::tempdir().unwrap();
+    let file = ConnectFile::create(HookDir::create(parent.path()).unwrap()).await.unwrap();
+    let path = file.path().to_owned();
+    assert!(path.exists());
+    drop(file);
+    let end = crate::clock::now() + LIMIT;
+    while path.exists() {
+        assert!(crate::clock::now() < end, "it stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use rustls::pki_types::CertificateDer;
 use tessera_proto::Cipher;
 use tessera_proto::peer_info::PeerInfo;
+use tokio::task::AbortHandle;
 
 use crate::data::PeerStats;
 use crate::directory::Owner;
@@ -33,6 +34,15 @@ pub(super) struct Account {
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// What the client says about itself.
     pub(super) peer_info: PeerInfo,
+}
+
+impl Account {
+    /// Takes a user name if it has none. `owner` stays: by it the session was placed.
+    pub(super) fn adopt_username(&mut self, username: &str) {
+        if self.username.is_empty() {
+            username.clone_into(&mut self.username);
+        }
+    }
 }
 
 /// A token of the cache, as its session remembers it.
@@ -71,11 +81,35 @@ pub(super) struct Client {
     pub(super) control: PeerStats,
     /// Why it is being removed, once it is.
     pub(super) leaving: Option<String>,
+    /// Ends it after `session-timeout`.
+    pub(super) alarm: Option<Alarm>,
+}
+
+/// A task that goes when its client does: else each client that comes and goes would leave one behind for the whole limit.
+#[derive(Debug)]
+pub(super) struct Alarm(pub(super) AbortHandle);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Client {
     /// The name in log lines.
     pub(super) fn name(&self) -> &str {
         if self.account.common_name.is_empty() { "UNDEF" } else { &self.account.common_name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_alarm_goes_with_its_client() {
+        let task = tokio::spawn(std::future::pending::<()>());
+        drop(Alarm(task.abort_handle()));
+        assert!(task.await.unwrap_err().is_cancelled());
     }
 }

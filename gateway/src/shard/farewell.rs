@@ -27,6 +27,8 @@ pub(super) struct Resources<'a> {
     pub(super) farewell: Option<Farewell>,
     /// Plugins said yes: they are told when it is gone.
     pub(super) plugins_connected: bool,
+    /// What `learn-address` was told of.
+    pub(super) learned: Vec<Prefix>,
     pub(super) env: Env,
     /// The client record owns everything now; its removal gives it back.
     pub(super) handed_over: bool,
@@ -42,6 +44,7 @@ impl<'a> Resources<'a> {
             peer: None,
             farewell: None,
             plugins_connected: false,
+            learned: Vec::new(),
             env,
             handed_over: false,
         }
@@ -62,6 +65,7 @@ impl<'a> Resources<'a> {
             self.shard.directory.remove_routes(peer.id);
             self.shard.directory.release_peer(peer, clock::now());
         }
+        unlearn(self.shard, self.handle, &self.env, &self.learned).await;
         let totals = Totals::default();
         if self.plugins_connected {
             tell_plugins(self.shard, self.handle, self.env.clone(), &totals).await;
@@ -97,14 +101,7 @@ pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Box<Clien
         shard.directory.release_lease(lease);
     }
     let key = client_key(shard.index, handle);
-    for prefix in &client.iroutes {
-        let address = learned(*prefix);
-        let argv = ["delete", &address].map(OsString::from).to_vec();
-        shard.backends.plugins.call(PluginKind::LearnAddress, argv, &client.env, key).await;
-        if let Some(command) = &shard.config.hooks.learn_address {
-            shard.hooks.learn_address(command, client.env.clone(), "delete", &address, None).await;
-        }
-    }
+    unlearn(shard, handle, &client.env, &client.iroutes).await;
     let totals = Totals { received: stats.received, sent: stats.sent, duration };
     if client.plugins_connected {
         tell_plugins(shard, handle, client.env.clone(), &totals).await;
@@ -114,6 +111,19 @@ pub(super) async fn logout(shard: &Shared, handle: Handle, mut client: Box<Clien
     }
     shard.backends.plugins.forget(key);
     shard.directory.release_name(&client.account.common_name, shard.session_ref(handle));
+}
+
+/// `learn-address delete`, of plugins and of the program.
+async fn unlearn(shard: &Shared, handle: Handle, env: &Env, prefixes: &[Prefix]) {
+    let key = client_key(shard.index, handle);
+    for prefix in prefixes {
+        let address = learned(*prefix);
+        let argv = ["delete", &address].map(OsString::from).to_vec();
+        shard.backends.plugins.call(PluginKind::LearnAddress, argv, env, key).await;
+        if let Some(command) = &shard.config.hooks.learn_address {
+            shard.hooks.learn_address(command, env.clone(), "delete", &address, None).await;
+        }
+    }
 }
 
 /// `client-disconnect` of plugins; what they say changes nothing.

@@ -289,11 +289,21 @@ impl Shard {
         });
     }
 
+    /// A session that had no user name has one from now on: who ends that user's sessions finds it.
+    pub(super) fn adopt_username(&self, handle: Handle, username: &str) {
+        let state = &mut *self.state.borrow_mut();
+        let client = state.clients.get_mut(&handle).map(|client| &mut client.account);
+        for account in state.accounts.get_mut(&handle).into_iter().chain(client) {
+            account.adopt_username(username);
+        }
+    }
+
     /// Notes which token a session holds, so that it is renewed in time.
     pub(super) fn hold_token(&self, handle: Handle, tokens: OwnTokens) {
         let Some(generator) = &self.generator else { return };
         let state = &mut *self.state.borrow_mut();
-        if state.clients.contains_key(&handle) {
+        // One that leaves has been forgotten already, and nothing would forget it again.
+        if state.clients.get(&handle).is_some_and(|client| client.leaving.is_none()) {
             state.renewals.hold(handle, tokens, generator.renewal(), clock::read().mono);
         }
     }
@@ -302,7 +312,10 @@ impl Shard {
     pub(super) fn renew_token(self: &Rc<Self>, handle: Handle, mut tokens: OwnTokens) {
         let Some(generator) = &self.generator else { return };
         let now = clock::read();
-        let Some(token) = tokens.mint(generator, &self.vault, now) else { return };
+        let Some(token) = tokens.mint(generator, &self.vault, now) else {
+            // What stays due would be all that is ever looked at.
+            return self.state.borrow_mut().renewals.forget(handle);
+        };
         self.with_session(handle, |session| session.push_token(&token, now));
         self.hold_token(handle, tokens);
     }

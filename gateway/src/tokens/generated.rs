@@ -131,7 +131,8 @@ impl TokenGenerator {
     #[must_use]
     pub fn longest_life(&self) -> Duration {
         // A token lives for two renewals, and is renewed as long as its session's lifetime allows.
-        self.times.lifetime.map_or(Duration::MAX, |lifetime| lifetime + self.times.renewal * 2)
+        let window = self.times.renewal.saturating_mul(2);
+        self.times.lifetime.map_or(Duration::MAX, |lifetime| lifetime.saturating_add(window))
     }
 
     /// Uses another set of keys from now on; the first makes tokens.
@@ -258,6 +259,13 @@ mod tests {
             mono: Instant::from_epoch(Duration::from_secs(mono)),
             wall: UnixTime(T0.saturating_add_signed(off) + mono),
         }
+    }
+
+    #[test]
+    fn no_limit_is_too_long() {
+        let generator = |limit| TokenGenerator::new(Vec::new(), Some(limit), limit, false);
+        assert_eq!(generator(Duration::MAX).longest_life(), Duration::MAX);
+        assert_eq!(generator(RENEWAL).longest_life(), RENEWAL * 3);
     }
 
     fn generator() -> TokenGenerator {

@@ -17,6 +17,7 @@ tessera_e2e::stock_clients!(
     refused_by_the_hook,
     states,
     nameless_is_not_asked_about,
+    tesserad_only_nameless_takes_no_name,
     without_external_auth
 );
 
@@ -123,6 +124,30 @@ fn nameless_is_not_asked_about(version: Version) {
     let mut client = site.client(0, version).login(&site.net, USER, &token).start(&site.net, 0);
     client.process.wait_for(&["AUTH_FAILED"], SOON);
     assert!(site.hooks.calls("verify").is_empty(), "the hook was asked about nobody");
+}
+
+/// The hook that lets a token without a name in has not been told the name beside it: that name gets nobody's session.
+fn tesserad_only_nameless_takes_no_name(version: Version) {
+    let site = Site::new(1);
+    let (config, key) = site.token_server("0 external-auth");
+    let verify = site.hooks.script("verify", "exit 0");
+    let connect = site.hooks.script("connect", "exit 0");
+    let config = config
+        .with("auth-user-pass-verify", &format!("{verify} via-file"))
+        .with("client-connect", &connect)
+        .line("auth-user-pass-optional")
+        .line("username-as-common-name");
+    let _server = Server::start(&site.net, &config);
+    let now = unix_time();
+    let token = AuthToken { session: *b"minted-here!", first_login: now, renewed: now };
+    let named = site.client(0, version).login(&site.net, "boss", &token.sign(&key, "boss"));
+    drop(named.connect(&site.net, 0));
+    let nameless = site.client(0, version).login(&site.net, "boss", &token.sign(&key, ""));
+    let _nameless = nameless.connect(&site.net, 0);
+    let calls = site.hooks.calls("connect");
+    assert_eq!(calls[0].var("common_name"), "boss");
+    assert_ne!(calls[1].var("common_name"), "boss");
+    assert_eq!(site.hooks.calls("verify")[1].var("session_state"), "AuthenticatedEmptyUser");
 }
 
 /// The variables are there as soon as tokens are.

@@ -30,6 +30,23 @@ pub(super) struct Identity {
     pub(super) offered_cipher: Option<Cipher>,
 }
 
+impl Identity {
+    /// Whether a later login is of the same user and certificate. One without a name at first may get one, once.
+    pub(super) fn is_of(&self, username: &str, certificate: Option<[u8; 32]>) -> bool {
+        let named = username == self.username
+            || self.username.is_empty()
+            || self.token_user.as_ref().is_some_and(|name| *name == username);
+        named && certificate == self.certificate
+    }
+
+    /// Notes the name of a later login that was accepted: from now on it is the session's, if that had none.
+    pub(super) fn adopt(&mut self, username: &str) {
+        if self.username.is_empty() {
+            username.clone_into(&mut self.username);
+        }
+    }
+}
+
 /// The key that wraps control packets of renegotiations: exported from the first TLS connection and mixed with the
 /// configured one.
 pub(super) fn renegotiation_key(
@@ -150,4 +167,30 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
         *to = *from;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_without_a_name_gets_one_once() {
+        let mut identity = Identity {
+            username: String::new(),
+            token_user: None,
+            certificate: Some([1; 32]),
+            peer_info: PeerInfo::parse(""),
+            uses_compression: false,
+            offered_cipher: None,
+        };
+        assert!(identity.is_of("", Some([1; 32])) && identity.is_of("alice", Some([1; 32])));
+        assert!(!identity.is_of("alice", Some([2; 32])) && !identity.is_of("", None));
+        identity.adopt("");
+        identity.adopt("alice");
+        identity.adopt("bob");
+        assert!(identity.is_of("alice", Some([1; 32])));
+        assert!(!identity.is_of("bob", Some([1; 32])) && !identity.is_of("", Some([1; 32])));
+        identity.token_user = Some("YWxpY2U".into());
+        assert!(identity.is_of("YWxpY2U", Some([1; 32])));
+    }
 }

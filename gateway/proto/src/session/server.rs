@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Renegotiations repeat TLS, key method 2 and the login beside the running data channel, under the next key-id; the
-//! certificate and the user name are those of the first login for the life of the session.
+//! certificate and the user name are those of the first login (with a user name) for the life of the session.
 
 use super::agree::{Identity, agree, framing, offered_cipher, push_options, renegotiation_key, sha256};
 use super::channel::{Channel, Progress};
@@ -79,7 +79,7 @@ enum Stage {
     /// TLS, and then the client's key-method-2 message.
     Handshake,
     /// Key method 2 is through; the login is being decided.
-    Login { attempt: Attempt, sources: Sources },
+    Login { attempt: Attempt, username: String, sources: Sources },
     /// Decided; keys wait for the configuration.
     Accepted { sources: Sources },
 }
@@ -286,10 +286,14 @@ impl ServerSession {
             self.close(Close::AuthFailed(failure), now);
             return None;
         }
-        let Stage::Login { sources, .. } = core::mem::replace(&mut negotiation.stage, Stage::Handshake)
+        let Stage::Login { username, sources, .. } =
+            core::mem::replace(&mut negotiation.stage, Stage::Handshake)
         else {
             return None;
         };
+        if let Some(identity) = &mut self.identity {
+            identity.adopt(&username);
+        }
         negotiation.stage = Stage::Accepted { sources };
         let proof = match &self.phase {
             Phase::Negotiating => {
@@ -386,7 +390,7 @@ impl ServerSession {
                 (failure.message(understands_temp), CloseReason::AuthFailed(failure))
             }
             Close::Restart(text) => (Some(message::restart(&text)), CloseReason::Ordered(text)),
-            Close::Halt(text) => (Some(format!("HALT,{text}")), CloseReason::Ordered(text)),
+            Close::Halt(text) => (Some(message::halt(&text)), CloseReason::Ordered(text)),
             Close::Silent(text) => (None, CloseReason::Ordered(text.to_owned())),
         };
         if matches!(self.phase, Phase::Closing | Phase::Closed) {
@@ -553,8 +557,8 @@ impl ServerSession {
         negotiation.channel.send_bytes(&reply.encode());
         self.attempts = self.attempts.saturating_add(1);
         let attempt = Attempt(self.attempts);
-        negotiation.stage =
-            Stage::Login { attempt, sources: Sources { client: client.source, server: reply.source } };
+        let sources = Sources { client: client.source, server: reply.source };
+        negotiation.stage = Stage::Login { attempt, username: client.username.clone(), sources };
         self.timers.stop(Timer::Handshake);
         self.timers.set(Timer::Login, now.mono + LOGIN_LIMIT);
         let certificates = negotiation.channel.tls().peer_certificates();
@@ -581,11 +585,7 @@ impl ServerSession {
                 });
             }
             Some(first) => {
-                // Without a name at first, the owner decides what a later one means: nothing depends on it here.
-                let same_user = request.username == first.username
-                    || first.username.is_empty()
-                    || first.token_user.as_ref().is_some_and(|name| *name == request.username);
-                if !same_user || certificate != first.certificate {
+                if !first.is_of(&request.username, certificate) {
                     let text = "user name or certificate changed during the session";
                     return self.close(Close::AuthFailed(AuthFailure::Denied(Some(text.into()))), now);
                 }

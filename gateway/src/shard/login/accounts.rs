@@ -10,7 +10,7 @@ use tokio::sync::{MutexGuard, mpsc};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::deciders::{Asked, can_sso};
+use super::deciders::{Asked, can_sso, forget_answers};
 use super::{Login, Stop};
 use crate::accounts::prompts::{Presented, cr_text};
 use crate::accounts::{Accounts, Decision, Request};
@@ -111,6 +111,7 @@ impl Login<'_> {
         if turn.is_none() {
             *turn = tokio::time::timeout(limit, self.client.answers.lock()).await.ok();
         }
+        *turn = turn.take().map(forget_answers);
         let Some(answers) = turn else { return Err(self.no_answer(who)) };
         let info = Some(Secret::new(cr_text(prompt, echo)));
         let until = self.tell_pending(&Pending { timeout: QUESTION, info })?;

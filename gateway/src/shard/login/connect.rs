@@ -15,10 +15,10 @@ use crate::data::{PeerSpec, PeerStats, ToWorker};
 use crate::directory::Claim;
 use crate::hooks::{Answer, Assigned, Env, Farewell, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
-use crate::overlay::{self, Overlay};
+use crate::overlay::{self, CcdFile, Overlay};
 use crate::plugins::PluginKind;
 use crate::routes::Prefix;
-use crate::shard::client::{Account, Client, PushedToken};
+use crate::shard::client::{Account, Alarm, Client, PushedToken};
 use crate::shard::farewell::{Resources, learned};
 use crate::shard::renewal::OwnTokens;
 use crate::tokens::{Binding, Lineage, UnixSeconds};
@@ -84,7 +84,7 @@ impl Login<'_> {
         resources: &mut Resources<'_>,
     ) -> Result<(), Stop> {
         let (shard, config) = (self.shard, self.config());
-        let mut own = self.read_ccd(&account.common_name)?;
+        let mut own = self.read_ccd(&account.common_name).await?;
         self.refuse_disabled(&own)?;
         resources.lease = Some(self.lease(&account.common_name, &own)?);
         let from_file = (own.ifconfig, own.ifconfig_ipv6);
@@ -130,12 +130,11 @@ impl Login<'_> {
             Stop::temporary("the gateway is full")
         })?;
         resources.peer = Some(peer);
-        let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own).await?;
+        let learned = &mut resources.learned;
+        let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own, learned).await?;
         // From here on nothing waits: the client is either admitted whole or not at all.
-        if shard.vault.is_locked(&account.username) {
-            warn!(remote = %self.path.remote, name = account.common_name, "TLS Auth Error: the user is locked");
-            return Err(Stop::plain());
-        }
+        self.refuse_locked(&account)?;
+        self.recheck_token(&account)?;
         let tokens = self.first_token(tokens, &mut own);
         self.admit(account, proof, resources, peer, &assigned, own, routes, &iroutes, since)?;
         if let Some(client) = shard.state.borrow_mut().clients.get_mut(&self.handle) {
@@ -163,19 +162,10 @@ impl Login<'_> {
         env
     }
 
-    fn read_ccd(&self, name: &str) -> Result<Overlay, Stop> {
-        let auth = &self.config().auth;
-        let Some(directory) = &auth.client_config_dir else {
-            return Ok(Overlay::default());
-        };
-        match overlay::find_ccd(directory, name, auth.ccd_exclusive) {
-            Ok(Some(file)) => Ok(self.read_overlay(&file.path.display().to_string(), &file.content)),
-            Ok(None) => Ok(Overlay::default()),
-            Err(error) => {
-                warn!(name, "client-config-dir: {error}");
-                Err(Stop::temporary("the client's configuration cannot be read"))
-            }
-        }
+    async fn read_ccd(&self, name: &str) -> Result<Overlay, Stop> {
+        let found = self.find_ccd(name, self.config().auth.ccd_exclusive).await?;
+        let read = |file: CcdFile| self.read_overlay(&file.path.display().to_string(), &file.content);
+        Ok(found.map(read).unwrap_or_default())
     }
 
     pub(super) fn read_overlay(&self, source: &str, content: &[u8]) -> Overlay {
@@ -287,7 +277,8 @@ impl Login<'_> {
         Some(tokens)
     }
 
-    /// The client's own addresses and the networks behind it, as far as nobody else has them and `learn-address` agrees.
+    /// The client's own addresses and the networks behind it, as far as nobody else has them and `learn-address` agrees. What
+    /// has been said to that is in `told`, also when the login ends here.
     async fn take_routes(
         &self,
         peer: PeerHandle,
@@ -295,6 +286,7 @@ impl Login<'_> {
         env: &Env,
         assigned: &Assigned,
         own: &Overlay,
+        told: &mut Vec<Prefix>,
     ) -> Result<(Vec<Prefix>, Vec<Prefix>), Stop> {
         let hosts = [assigned.v4.map(|(a, _)| IpAddr::V4(a)), assigned.v6.map(|(a, ..)| IpAddr::V6(a))];
         let hosts: Vec<Prefix> = hosts.into_iter().flatten().map(Prefix::host).collect();
@@ -306,6 +298,7 @@ impl Login<'_> {
                 warn!(remote = %self.path.remote, %prefix, "route refused: {error}");
                 continue;
             }
+            told.push(prefix);
             let (address, name) = (learned(prefix), Some(account.common_name.as_str()));
             if self.shard.backends.plugins.wants(PluginKind::LearnAddress) {
                 let argv = ["add", &address, name.unwrap_or_default()].map(OsString::from).to_vec();
@@ -313,6 +306,7 @@ impl Login<'_> {
                 self.check()?;
                 if said.is_err() {
                     warn!(remote = %self.path.remote, %prefix, "route refused by a plugin");
+                    told.pop();
                     continue;
                 }
             }
@@ -322,6 +316,7 @@ impl Login<'_> {
                 self.check()?;
                 if answer != Answer::Allow {
                     warn!(remote = %self.path.remote, %prefix, "route refused by learn-address");
+                    told.pop();
                     continue;
                 }
             }
@@ -372,6 +367,7 @@ impl Login<'_> {
             since,
             control: PeerStats::default(),
             leaving: None,
+            alarm: None,
             account,
         };
         let name = client.name().to_owned();
@@ -421,11 +417,14 @@ impl Login<'_> {
             address(v4.map(|a| a.to_string()))
         );
         if let Some(limit) = own.session_timeout.or(timers.session_timeout) {
-            let (shard, handle) = (Rc::clone(shard), self.handle);
-            tokio::task::spawn_local(async move {
+            let (strong, handle) = (Rc::clone(shard), self.handle);
+            let alarm = tokio::task::spawn_local(async move {
                 tokio::time::sleep(limit).await;
-                shard.close(handle, Close::Restart("Session timeout".into()));
+                strong.close(handle, Close::Restart("Session timeout".into()));
             });
+            if let Some(client) = shard.state.borrow_mut().clients.get_mut(&self.handle) {
+                client.alarm = Some(Alarm(alarm.abort_handle()));
+            }
         }
         Ok(())
     }

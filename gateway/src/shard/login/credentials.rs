@@ -1,5 +1,6 @@
 //! What a client knows: its token or password, and whoever checks it.
 
+use tessera_proto::auth_token::TokenSession;
 use tessera_proto::session::AuthRequest;
 use tracing::{info, warn};
 
@@ -19,13 +20,14 @@ impl Login<'_> {
     pub(super) async fn verify_credentials(
         &self,
         request: &AuthRequest,
-        account: &Account,
+        account: &mut Account,
         env: &mut Env,
     ) -> Result<Option<OwnTokens>, Stop> {
         if !self.has_deciders() {
             return Ok(None);
         }
-        let certificate = account.owner.certificate.as_ref();
+        let certificate = account.owner.certificate;
+        let certificate = certificate.as_ref();
         let anonymous = request.username.is_empty() && request.password.expose().is_empty();
         if anonymous && !self.config().auth.optional_credentials {
             warn!(remote = %self.path.remote, "TLS Auth Error: the client sent no user name and password");
@@ -44,6 +46,11 @@ impl Login<'_> {
         if judged.judgement.is_empty_user() && !self.config().auth.optional_credentials {
             warn!(remote = %self.path.remote, "TLS Auth Error: the token is that of a client without user name");
             return Err(Stop::plain());
+        }
+        if judged.judgement.is_empty_user() {
+            // Nobody checks the name that came beside such a token: it must not become that of the session.
+            *account = self.identify(request, "")?;
+            env.set("common_name", account.common_name.clone());
         }
         if !self.settled_by_token(&judged.judgement, account)? && !self.cached_token(request, account)? {
             let asked = Asked { request, username: &judged.own.username, certificate, env };
@@ -70,20 +77,33 @@ impl Login<'_> {
         Judged { judgement, own: OwnTokens { tokens, username, certificate } }
     }
 
+    /// Refuses a login by a token that was revoked since: while its login was under way nobody could end it by ending the session,
+    /// which had no name and no token yet.
+    pub(super) fn recheck_token(&self, account: &Account) -> Result<(), Stop> {
+        let Some(shown) = self.shown.get() else { return Ok(()) };
+        let subject = Subject {
+            session: shown.session.map(|session| session.0),
+            username: &account.username,
+            certificate: account.owner.certificate,
+            issued: shown.issued,
+        };
+        if !self.shard.vault.is_revoked(&subject) {
+            return Ok(());
+        }
+        let (remote, name) = (self.path.remote, account.common_name.as_str());
+        let session = shown.session.map(tracing::field::display);
+        warn!(%remote, name, session, "TLS Auth Error: the token was revoked");
+        Err(Stop::session("token revoked"))
+    }
+
     /// What the gateway decides about a generated token by itself. False: whoever checks passwords is asked.
     fn settled_by_token(&self, judgement: &Judgement, account: &Account) -> Result<bool, Stop> {
         let (remote, name) = (self.path.remote, account.common_name.as_str());
         let external = self.config().auth.gen_token.as_ref().is_some_and(|token| token.external_auth);
-        if let Some(token) = judgement.token()
-            && self.shard.vault.is_revoked(&Subject {
-                session: Some(token.session.0),
-                username: &account.username,
-                certificate: account.owner.certificate,
-                issued: UnixSeconds(token.issued.0),
-            })
-        {
-            warn!(%remote, name, session = %token.session, "TLS Auth Error: the token was revoked");
-            return Err(Stop::session("token revoked"));
+        if let Some(token) = judgement.token() {
+            let issued = UnixSeconds(token.issued.0);
+            self.shown.set(Some(ShownToken { session: Some(token.session), issued }));
+            self.recheck_token(account)?;
         }
         match judgement {
             Judgement::NoToken => Ok(false),
@@ -117,7 +137,8 @@ impl Login<'_> {
         let presented = Presented { username: &request.username, certificate };
         let now = UnixSeconds(clock::unix_seconds());
         match self.shard.vault.check(&request.password, &presented, now) {
-            TokenVerdict::Valid(_) => {
+            TokenVerdict::Valid(token) => {
+                self.shown.set(Some(ShownToken { session: None, issued: token.issued }));
                 info!(%remote, name = account.common_name, "token accepted from the cache");
                 Ok(true)
             }
@@ -133,6 +154,14 @@ impl Login<'_> {
             }
         }
     }
+}
+
+/// A token that a client has logged in with.
+#[derive(Clone, Copy)]
+pub(super) struct ShownToken {
+    /// Of a generated one.
+    session: Option<TokenSession>,
+    issued: UnixSeconds,
 }
 
 /// A login's token, and what the next one follows from.

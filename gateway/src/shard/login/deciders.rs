@@ -127,7 +127,7 @@ impl Login<'_> {
                         let Ok(turn) = tokio::time::timeout(remaining(limit), self.client.answers.lock()).await else {
                             return Err(self.no_answer(who));
                         };
-                        answers = Some(turn);
+                        answers = Some(forget_answers(turn));
                         limit = self.ask_client(who, request, pending)?;
                     }
                 },
@@ -194,6 +194,12 @@ pub(super) fn can_sso(request: &AuthRequest, method: &str) -> bool {
     request.peer_info.value("IV_SSO").is_some_and(|list| list.split(',').any(|word| word.trim() == method))
 }
 
+/// What was said before a question is no answer to it, but to an earlier one, or to none.
+pub(super) fn forget_answers(mut turn: Answers<'_>) -> Answers<'_> {
+    while turn.try_recv().is_ok() {}
+    turn
+}
+
 fn remaining(limit: Instant) -> Duration {
     limit.saturating_duration_since(clock::now())
 }
@@ -206,4 +212,19 @@ async fn next_answer(answers: &mut Option<Answers<'_>>) -> Secret<String> {
         return answer;
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::login::link;
+
+    #[tokio::test]
+    async fn an_answer_belongs_to_the_question_before_it() {
+        let (shard, client) = link();
+        shard.answer(Secret::new("early".into()));
+        let mut turn = Some(forget_answers(client.answers.lock().await));
+        shard.answer(Secret::new("asked".into()));
+        assert_eq!(next_answer(&mut turn).await.expose(), "asked");
+    }
 }

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::CertificatePolicy;
 use crate::directory::Owner;
 use crate::hooks::{Env, printable};
-use crate::overlay;
+use crate::overlay::{self, CcdFile};
 use crate::plugins::PluginKind;
 use crate::shard::client::Account;
 
@@ -16,8 +16,9 @@ use crate::shard::client::Account;
 const MAX_COMMON_NAME: usize = 64;
 
 impl Login<'_> {
-    /// Who the certificate (or, without one, the user name) says it is.
-    pub(super) fn identify(&self, request: &AuthRequest) -> Result<Account, Stop> {
+    /// Who the certificate (or, without one, the user name) says it is. `username` is what counts as the client's: what it sent,
+    /// or nothing where its token stands for a client without user name.
+    pub(super) fn identify(&self, request: &AuthRequest, username: &str) -> Result<Account, Stop> {
         let config = self.config();
         let (mut common_name, mut cert_env, mut certificate) = (String::new(), Vec::new(), None);
         let mut subjects = Vec::new();
@@ -33,7 +34,6 @@ impl Login<'_> {
                 warn!(remote = %self.path.remote, "TLS Auth Error: {error}");
                 Stop::plain()
             })?;
-            info!(remote = %self.path.remote, "VERIFY OK: depth=0, {}", identity.leaf().subject);
             identity.common_name().clone_into(&mut common_name);
             certificate = Some(*identity.fingerprint());
             if told {
@@ -41,16 +41,16 @@ impl Login<'_> {
                 subjects = identity.chain().iter().map(|cert| cert.subject.clone()).collect();
             }
         }
-        if config.auth.username_as_common_name && !request.username.is_empty() {
-            common_name = request.username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
+        if config.auth.username_as_common_name && !username.is_empty() {
+            common_name = username.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
             if common_name.len() > MAX_COMMON_NAME {
                 return Err(Stop::denied("user name too long to be a common name"));
             }
         }
         Ok(Account {
             common_name,
-            username: request.username.clone(),
-            owner: Owner { username: request.username.clone(), certificate },
+            username: username.to_owned(),
+            owner: Owner { username: username.to_owned(), certificate },
             cert_env,
             subjects,
             since: clock::unix_seconds(),
@@ -61,6 +61,9 @@ impl Login<'_> {
 
     /// `tls-verify`, from the CA down.
     pub(super) async fn verify_chain(&self, account: &Account, env: &Env) -> Result<(), Stop> {
+        if let Some(leaf) = account.subjects.first() {
+            info!(remote = %self.path.remote, "VERIFY OK: depth=0, {leaf}");
+        }
         let plugins = self.shard.backends.plugins.wants(PluginKind::TlsVerify);
         for (depth, subject) in account.subjects.iter().enumerate().rev() {
             if plugins {
@@ -75,20 +78,25 @@ impl Login<'_> {
         Ok(())
     }
 
-    pub(super) fn own_ccd_file(&self, name: &str) -> Result<(), Stop> {
-        let Some(directory) = &self.config().auth.client_config_dir else {
+    pub(super) async fn own_ccd_file(&self, name: &str) -> Result<(), Stop> {
+        if self.config().auth.client_config_dir.is_none() || self.find_ccd(name, true).await?.is_some() {
             return Ok(());
-        };
-        match overlay::find_ccd(directory, name, true) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                warn!(remote = %self.path.remote, name, "TLS Auth Error: no file of its own in client-config-dir");
-                Err(Stop::plain())
-            }
-            Err(error) => {
-                warn!(name, "client-config-dir: {error}");
-                Err(Stop::temporary("the client's configuration cannot be read"))
-            }
         }
+        warn!(remote = %self.path.remote, name, "TLS Auth Error: no file of its own in client-config-dir");
+        Err(Stop::plain())
+    }
+
+    /// The client's file in `client-config-dir`, read on a thread that may wait for the disk.
+    pub(super) async fn find_ccd(&self, name: &str, exclusive: bool) -> Result<Option<CcdFile>, Stop> {
+        let Some(directory) = self.config().auth.client_config_dir.clone() else { return Ok(None) };
+        let wanted = name.to_owned();
+        let find =
+            move || overlay::find_ccd(&directory, &wanted, exclusive).map_err(|error| error.to_string());
+        let found = tokio::task::spawn_blocking(find).await.unwrap_or_else(|error| Err(error.to_string()));
+        self.check()?;
+        found.map_err(|error| {
+            warn!(name, "client-config-dir: {error}");
+            Stop::temporary("the client's configuration cannot be read")
+        })
     }
 }

@@ -14,6 +14,7 @@ mod deciders;
 mod identity;
 mod plugins;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use tessera_proto::Secret;
@@ -24,6 +25,7 @@ use tessera_proto::wrap::Metadata;
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
+use self::credentials::ShownToken;
 use super::backends::client_key;
 use super::client::Account;
 use super::renewal::OwnTokens;
@@ -104,6 +106,8 @@ struct Login<'a> {
     attempt: Attempt,
     path: Path,
     client: ClientLink,
+    /// The token that the client came with, if it is one of ours.
+    shown: Cell<Option<ShownToken>>,
 }
 
 /// Decides a login or re-login, and configures the client after the first.
@@ -115,7 +119,7 @@ pub(super) async fn login(
     client: ClientLink,
 ) {
     let attempt = request.attempt;
-    let login = Login { shard, handle, attempt, path, client };
+    let login = Login { shard, handle, attempt, path, client, shown: Cell::new(None) };
     let remote = path.remote;
     let (account, tokens) = match login.authenticate(&request).await {
         Ok(known) => known,
@@ -133,12 +137,15 @@ pub(super) async fn login(
     let accepted = shard.with_session(handle, |s| s.auth_verdict(attempt, Verdict::Accept, clock::read()));
     if request.renegotiation {
         info!(%remote, name, "renegotiated: login confirmed");
+        shard.adopt_username(handle, &account.username);
         if let Some(tokens) = tokens {
             shard.renew_token(handle, tokens);
         }
         return;
     }
-    let Some(Some(proof)) = accepted else { return };
+    let Some(Some(proof)) = accepted else {
+        return shard.backends.plugins.forget(client_key(shard.index, handle));
+    };
     info!(
         %remote,
         name,
@@ -176,7 +183,7 @@ impl Login<'_> {
     /// Certificate, then token or password, then what only concerns first logins.
     async fn authenticate(&self, request: &AuthRequest) -> Result<(Account, Option<OwnTokens>), Stop> {
         let remote = self.path.remote;
-        let account = self.identify(request)?;
+        let mut account = self.identify(request, &request.username)?;
         let mut env = self.shard.base_env.clone();
         env.set_peer(Peer::Untrusted(remote)).set_peer_info(&account.peer_info);
         for (name, value) in &account.cert_env {
@@ -184,11 +191,8 @@ impl Login<'_> {
         }
         env.set("common_name", account.common_name.clone());
         self.verify_chain(&account, &env).await?;
-        if self.shard.vault.is_locked(&account.username) {
-            warn!(%remote, name = account.common_name, "TLS Auth Error: the user is locked");
-            return Err(Stop::plain());
-        }
-        let tokens = self.verify_credentials(request, &account, &mut env).await?;
+        self.refuse_locked(&account)?;
+        let tokens = self.verify_credentials(request, &mut account, &mut env).await?;
         env.set("username", account.username.clone());
         self.require_plugins(PluginKind::TlsFinal, Vec::new(), &env).await?;
         if request.renegotiation {
@@ -198,9 +202,20 @@ impl Login<'_> {
                 return Err(Stop::plain());
             }
         } else if self.config().auth.ccd_exclusive {
-            self.own_ccd_file(&account.common_name)?;
+            self.own_ccd_file(&account.common_name).await?;
         }
+        // All this took time, and the user may have been locked meanwhile.
+        self.refuse_locked(&account)?;
+        self.recheck_token(&account)?;
         Ok((account, tokens))
+    }
+
+    fn refuse_locked(&self, account: &Account) -> Result<(), Stop> {
+        if !self.shard.vault.is_locked(&account.username) {
+            return Ok(());
+        }
+        warn!(remote = %self.path.remote, name = account.common_name, "TLS Auth Error: the user is locked");
+        Err(Stop::plain())
     }
 
     fn require(&self, answer: Answer, hook: &str) -> Result<(), Stop> {
