@@ -199,13 +199,10 @@ impl OurSession {
         let mut buf = [0; MAX_DATAGRAM];
         self.flush();
         while !done(self) && !deadline.passed() {
-            match self.socket.recv(&mut buf) {
-                Ok(len) => {
-                    // Strays are refused in there.
-                    let _ = self.session.handle_datagram(Datagram(&buf[..len]), clock::read());
-                }
-                // Nothing yet, or "port unreachable": the reliable layer goes on.
-                Err(_) => {}
+            // Nothing yet, or "port unreachable": the reliable layer goes on.
+            if let Ok(len) = self.socket.recv(&mut buf) {
+                // Strays are refused in there.
+                let _ = self.session.handle_datagram(Datagram(&buf[..len]), clock::read());
             }
             let now = clock::read();
             if self.session.poll_timeout().is_some_and(|(at, _)| at <= now.mono) {
