@@ -62,6 +62,8 @@ fn tesserad_only_revocation_after_kill(version: Version) {
     client.process.signal(Signal::SIGSTOP);
     // Where tokens are not in the cache, the hook decides: it takes the password only.
     site.accepting(&[PASSWORD]);
+    // What was revoked is dead, also when it is pushed once more.
+    site.hooks.script("connect", "echo 'push \"auth-token TESSERA_TOKEN_other-51c8\"' >\"$last\"");
     cli.run("token revoke --user user-0");
     pause(Duration::from_secs(1));
     server.process.kill();
