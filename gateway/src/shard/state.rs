@@ -294,7 +294,7 @@ impl Shard {
         let state = &mut *self.state.borrow_mut();
         let client = state.clients.get_mut(&handle).map(|client| &mut client.account);
         for account in state.accounts.get_mut(&handle).into_iter().chain(client) {
-            account.adopt_username(username);
+            Rc::make_mut(account).adopt_username(username);
         }
     }
 
