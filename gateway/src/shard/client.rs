@@ -16,7 +16,7 @@ use crate::routes::Prefix;
 use crate::tokens::{TokenId, UnixSeconds};
 
 /// What the first login of a session found out; later logins must agree with it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Account {
     /// What hooks, files and logs call it. Empty without certificate and user name.
     pub(super) common_name: String,
