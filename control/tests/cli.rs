@@ -405,7 +405,7 @@ fn revoke_says_what_happened() {
         (code, out.as_str()),
         (0, "a new secret makes tokens from now on; 2 secrets known, in /etc/key\n")
     );
-    assert!(one(&["token", "rotate-secret"], rotation(None)).2.contains("in memory only"));
+    assert!(one(&["token", "rotate-secret"], rotation(None)).2.contains("in the gateway's own store"));
 }
 
 #[test]
