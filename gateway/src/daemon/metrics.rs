@@ -3,11 +3,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::admin::Admin;
-use crate::hooks::{DURATION_BUCKETS, KindStats};
+use crate::hooks::KindStats;
 
 /// Everything, in the text format of Prometheus.
 ///
@@ -26,7 +26,9 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
     plugins(&sheet, admin)?;
     tokens(&sheet, admin)?;
     logins(&sheet, admin)?;
-    let families: Vec<MetricFamily> = sheet.registry.gather();
+    let mut families: Vec<MetricFamily> = sheet.registry.gather();
+    let kinds = admin.hooks.stats().kinds();
+    families.push(durations("tessera_hook_duration_seconds", "How long runs took", "hook", kinds));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -173,7 +175,7 @@ impl Sheet {
         Ok(counters)
     }
 
-    /// Runs, failures, timeouts, and durations by bucket (cumulative, as a histogram has them).
+    /// Runs, failures, timeouts and rejections.
     fn calls(&self, name: &str, label: &str, kinds: &[(&str, &KindStats)]) -> Result<(), prometheus::Error> {
         let runs = self.counters(&format!("{name}_runs_total"), "Runs that ended", &[label])?;
         let failures =
@@ -182,26 +184,76 @@ impl Sheet {
             self.counters(&format!("{name}_timeouts_total"), "Runs that took too long", &[label])?;
         let rejected =
             self.counters(&format!("{name}_rejected_total"), "Jobs that found the queue full", &[label])?;
-        let took = self.counters(
-            &format!("{name}_duration_bucket"),
-            "Runs that took no longer than so many seconds",
-            &[label, "le"],
-        )?;
         for (kind, stats) in kinds {
             runs.with_label_values(&[kind]).inc_by(stats.runs());
             failures.with_label_values(&[kind]).inc_by(stats.failures());
             timeouts.with_label_values(&[kind]).inc_by(stats.timeouts());
             rejected.with_label_values(&[kind]).inc_by(stats.rejected());
-            for (end, count) in stats.durations() {
-                took.with_label_values(&[*kind, &end.to_string()]).inc_by(count);
-            }
-            took.with_label_values(&[*kind, "+Inf"]).inc_by(stats.runs());
         }
-        debug_assert_eq!(DURATION_BUCKETS.len(), 8, "the buckets are the contract of dashboards");
         Ok(())
     }
 }
 
+/// A histogram of each kind, from the buckets that its owner keeps.
+fn durations<'a>(
+    name: &str,
+    help: &str,
+    label: &str,
+    kinds: impl Iterator<Item = (&'a str, &'a KindStats)>,
+) -> MetricFamily {
+    let metrics = kinds.map(|(kind, stats)| {
+        let buckets = stats.durations().into_iter().map(|(end, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(end);
+            bucket.set_cumulative_count(count);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(stats.runs());
+        histogram.set_sample_sum(stats.total_duration().as_secs_f64());
+        let mut of = LabelPair::default();
+        of.set_name(label.to_owned());
+        of.set_value(kind.to_owned());
+        let mut metric = Metric::default();
+        metric.set_label(vec![of]);
+        metric.set_histogram(histogram);
+        metric
+    });
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::HISTOGRAM);
+    family.set_metric(metrics.collect());
+    family
+}
+
 fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_a_histogram() {
+        let stats = KindStats::default();
+        stats.ended(false, false, std::time::Duration::from_millis(20));
+        stats.ended(true, false, std::time::Duration::from_secs(60));
+        let family = durations("x_seconds", "help", "hook", [("tls-verify", &stats)].into_iter());
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&[family], &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for line in [
+            "# TYPE x_seconds histogram",
+            "x_seconds_bucket{hook=\"tls-verify\",le=\"0.01\"} 0",
+            "x_seconds_bucket{hook=\"tls-verify\",le=\"0.05\"} 1",
+            "x_seconds_bucket{hook=\"tls-verify\",le=\"+Inf\"} 2",
+            "x_seconds_sum{hook=\"tls-verify\"} 60.02",
+            "x_seconds_count{hook=\"tls-verify\"} 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
 }

@@ -87,8 +87,9 @@ impl Login<'_> {
                 }
                 PamDecision::NeedMore { prompt, echo } => {
                     if !can_sso(asked.request, "crtext") {
+                        // Nothing was wrong so far: this is no guess.
                         info!(remote = %self.path.remote, "PAM asks for more, and the client cannot be asked");
-                        break;
+                        return Err(Stop::plain());
                     }
                     answers.push(self.ask_person(PAM, &mut turn, &prompt, echo).await?);
                 }
