@@ -27,8 +27,8 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
     tokens(&sheet, admin)?;
     logins(&sheet, admin)?;
     let mut families: Vec<MetricFamily> = sheet.registry.gather();
-    let kinds = admin.hooks.stats().kinds();
-    families.push(durations("tessera_hook_duration_seconds", "How long runs took", "hook", kinds));
+    let kinds: Vec<(&str, &KindStats)> = admin.hooks.stats().kinds().collect();
+    families.push(durations("tessera_hook_duration_seconds", "How long runs took", "hook", &kinds));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -195,13 +195,8 @@ impl Sheet {
 }
 
 /// A histogram of each kind, from the buckets that its owner keeps.
-fn durations<'a>(
-    name: &str,
-    help: &str,
-    label: &str,
-    kinds: impl Iterator<Item = (&'a str, &'a KindStats)>,
-) -> MetricFamily {
-    let metrics = kinds.map(|(kind, stats)| {
+fn durations(name: &str, help: &str, label: &str, kinds: &[(&str, &KindStats)]) -> MetricFamily {
+    let metrics = kinds.iter().map(|(kind, stats)| {
         let buckets = stats.durations().into_iter().map(|(end, count)| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(end);
@@ -214,7 +209,7 @@ fn durations<'a>(
         histogram.set_sample_sum(stats.total_duration().as_secs_f64());
         let mut of = LabelPair::default();
         of.set_name(label.to_owned());
-        of.set_value(kind.to_owned());
+        of.set_value((*kind).to_owned());
         let mut metric = Metric::default();
         metric.set_label(vec![of]);
         metric.set_histogram(histogram);
@@ -241,7 +236,7 @@ mod tests {
         let stats = KindStats::default();
         stats.ended(false, false, std::time::Duration::from_millis(20));
         stats.ended(true, false, std::time::Duration::from_secs(60));
-        let family = durations("x_seconds", "help", "hook", [("tls-verify", &stats)].into_iter());
+        let family = durations("x_seconds", "help", "hook", &[("tls-verify", &stats)]);
         let mut text = Vec::new();
         TextEncoder::new().encode(&[family], &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
