@@ -24,6 +24,7 @@ mod record;
 mod revocations;
 mod slab;
 mod slots;
+mod table;
 mod vault;
 
 pub use binding::{Binding, MAX_NAME_BYTES, Presented};
