@@ -13,9 +13,11 @@ use super::index::{Index, Place, SHARDS};
 use super::list::{ListedToken, MAX_LISTED, TokenFilter};
 use super::record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds, ValidToken};
 use super::slots::{Record, Slots};
+use super::table::MAX_SLOTS;
 
-/// Most tokens of a cache: numbers of slots are 32 bits wide, with room.
+/// Most tokens of a cache: a part of the slots of all shards, as tokens do not spread over them evenly.
 const MAX_ENTRIES: usize = 1 << 25;
+const _: () = assert!(MAX_ENTRIES <= MAX_SLOTS * SHARDS / 4);
 
 /// Most tokens of one client: they are walked when one of them must go.
 const MAX_ENTRIES_PER_CLIENT: usize = 1024;
@@ -607,7 +609,7 @@ fn shard_of(hash: &TokenHash) -> usize {
     shard_of_id(hash.id())
 }
 
-/// Bits that the tables inside the shards use neither for the bucket nor for the tag.
+/// Bits that the tables inside the shards use neither for the line nor for the tag.
 fn shard_of_id(id: TokenId) -> usize {
     (id.0 >> 40) as usize % SHARDS
 }

@@ -73,6 +73,52 @@ struct Client {
     user: Link,
 }
 
+/// Numbers of clients by a hash, in parts, so that one that grows keeps nobody waiting for longer than a part takes.
+#[derive(Debug)]
+struct Parts {
+    parts: Vec<HashTable<u32>>,
+    len: usize,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { parts: (0..SHARDS).map(|_| HashTable::new()).collect(), len: 0 }
+    }
+}
+
+impl Parts {
+    /// Of bits of the hash that the table inside uses neither for the bucket nor for the tag.
+    const fn part(hash: u64) -> usize {
+        (hash >> 40) as usize % SHARDS
+    }
+
+    fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+        self.parts.get(Self::part(hash))?.find(hash, |id| is(*id)).copied()
+    }
+
+    fn insert(&mut self, hash: u64, id: u32, rehash: impl Fn(u32) -> u64) {
+        if let Some(part) = self.parts.get_mut(Self::part(hash)) {
+            part.insert_unique(hash, id, |id| rehash(*id));
+            self.len += 1;
+        }
+    }
+
+    /// Puts another number in the place of `id`, or none.
+    fn replace(&mut self, hash: u64, id: u32, by: Option<u32>) {
+        let part = self.parts.get_mut(Self::part(hash));
+        let Some(Ok(mut entry)) = part.map(|part| part.find_entry(hash, |other| *other == id)) else {
+            return;
+        };
+        match by {
+            Some(by) => *entry.get_mut() = by,
+            None => {
+                entry.remove();
+                self.len -= 1;
+            }
+        }
+    }
+}
+
 /// Two orders of the same set of tokens.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -83,9 +129,9 @@ pub(super) struct Index {
     clients: Slab<Option<Client>>,
     free: Vec<u32>,
     /// Numbers of clients by username and certificate.
-    by_client: HashTable<u32>,
+    by_client: Parts,
     /// The first of each username's chain of clients.
-    by_user: HashTable<u32>,
+    by_user: Parts,
     hasher: RandomState,
     /// Of the clients' names.
     names: usize,
@@ -101,8 +147,8 @@ impl Default for Index {
             due: BTreeMap::new(),
             clients: Slab::default(),
             free: Vec::new(),
-            by_client: HashTable::new(),
-            by_user: HashTable::new(),
+            by_client: Parts::default(),
+            by_user: Parts::default(),
             hasher: RandomState::new(),
             names: 0,
             names_of_tokens: 0,
@@ -128,7 +174,7 @@ impl Index {
     pub(super) fn bytes(&self) -> usize {
         self.len * Self::TOKEN_BYTES
             + self.due.len() * Self::SECOND_BYTES
-            + self.by_client.len() * Self::CLIENT_BYTES
+            + self.by_client.len * Self::CLIENT_BYTES
             + self.names
     }
 
@@ -143,7 +189,7 @@ impl Index {
 
     /// Clients that have tokens.
     pub(super) fn clients(&self) -> usize {
-        self.by_client.len()
+        self.by_client.len
     }
 
     /// Of all tokens, the bytes of their client's names together.
@@ -221,10 +267,9 @@ impl Index {
     /// The client with this username and certificate, if it has a token.
     pub(super) fn client(&self, presented: &Presented<'_>) -> Option<ClientId> {
         let hash = self.hasher.hash_one(presented);
-        let found = self
-            .by_client
-            .find(hash, |id| self.binding(*id).is_some_and(|binding| binding.presented() == *presented));
-        found.copied().map(ClientId)
+        self.by_client
+            .find(hash, |id| self.binding(id).is_some_and(|binding| binding.presented() == *presented))
+            .map(ClientId)
     }
 
     /// How many tokens a client has.
@@ -257,9 +302,7 @@ impl Index {
 
     fn user(&self, username: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(username);
-        self.by_user
-            .find(hash, |id| self.binding(*id).is_some_and(|binding| binding.username() == username))
-            .copied()
+        self.by_user.find(hash, |id| self.binding(id).is_some_and(|binding| binding.username() == username))
     }
 
     fn binding(&self, id: u32) -> Option<&Binding> {
@@ -285,23 +328,18 @@ impl Index {
             *place = Some(client);
         }
         let (clients, hasher) = (&self.clients, &self.hasher);
-        let of = |id: &u32| clients.get(*id).and_then(Option::as_ref);
-        self.by_client.insert_unique(hash, id, |id| {
-            of(id).map_or(0, |client| hasher.hash_one(client.binding.presented()))
-        });
+        let of = |id| clients.get(id).and_then(Option::as_ref);
+        self.by_client
+            .insert(hash, id, |id| of(id).map_or(0, |client| hasher.hash_one(client.binding.presented())));
         match first {
             Some(first) => {
                 // The newest leads the chain, in the place of the one that led it.
-                if let Some(lead) = self.by_user.find_mut(user_hash, |id| *id == first) {
-                    *lead = id;
-                }
+                self.by_user.replace(user_hash, first, Some(id));
                 self.with_client(first, |client| client.user.previous = id);
             }
-            None => {
-                self.by_user.insert_unique(user_hash, id, |id| {
-                    of(id).map_or(0, |client| hasher.hash_one(client.binding.username()))
-                });
-            }
+            None => self.by_user.insert(user_hash, id, |id| {
+                of(id).map_or(0, |client| hasher.hash_one(client.binding.username()))
+            }),
         }
         ClientId(id)
     }
@@ -310,21 +348,14 @@ impl Index {
         let Some(client) = self.clients.get_mut(id).and_then(Option::take) else { return };
         self.names -= client.binding.names_len();
         let hash = self.hasher.hash_one(client.binding.presented());
-        if let Ok(entry) = self.by_client.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
+        self.by_client.replace(hash, id, None);
         let Link { previous, next } = client.user;
         self.with_client(next, |client| client.user.previous = previous);
-        if previous != NONE {
+        if previous == NONE {
+            let hash = self.hasher.hash_one(client.binding.username());
+            self.by_user.replace(hash, id, (next != NONE).then_some(next));
+        } else {
             self.with_client(previous, |client| client.user.next = next);
-        } else if let Ok(mut entry) =
-            self.by_user.find_entry(self.hasher.hash_one(client.binding.username()), |other| *other == id)
-        {
-            if next == NONE {
-                entry.remove();
-            } else {
-                *entry.get_mut() = next;
-            }
         }
         self.free.push(id);
     }

@@ -26,6 +26,7 @@ mod revocations;
 pub mod secrets;
 mod slab;
 mod slots;
+mod table;
 mod vault;
 
 pub use binding::{Binding, MAX_NAME_BYTES, Presented};

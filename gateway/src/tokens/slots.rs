@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
-
 use super::binding::{Binding, BindingTag};
 use super::hash::{TokenHash, TokenId};
 use super::record::{Lineage, TokenInfo, UnixSeconds, ValidToken};
 use super::slab::Slab;
+use super::table::Table;
 
 /// Set in [`Record::issued`] for a revoked token. Seconds since 1970 do not come near it.
 const REVOKED: u64 = 1 << 63;
@@ -84,19 +83,18 @@ impl Record {
 /// keeps one longer.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    /// By [`TokenId`], which is as good as random: numbers of slots.
-    table: HashTable<u32>,
+    /// By [`TokenId`].
+    table: Table,
     records: Slab<Option<Record>>,
     free: Vec<u32>,
 }
 
 impl Slots {
-    /// Bytes that a record costs here: its place, and five bytes for each bucket of a table that is between seven
-    /// sixteenths and seven eighths full.
-    pub(super) const RECORD_BYTES: usize = size_of::<Option<Record>>() + 12;
+    /// Bytes that a record costs here.
+    pub(super) const RECORD_BYTES: usize = size_of::<Option<Record>>() + Table::ENTRY_BYTES;
 
     pub(super) fn find(&self, hash: &TokenHash) -> Option<(u32, &Record)> {
-        let slot = *self.table.find(hash.id().0, |slot| self.is(*slot, hash))?;
+        let slot = self.table.find(hash.id().0, |slot| self.is(slot, hash))?;
         self.get(slot).map(|record| (slot, record))
     }
 
@@ -110,8 +108,14 @@ impl Slots {
 
     /// Slots of the tokens that are named `id`: one, but for a chance of one in 2^64.
     pub(super) fn named(&self, id: TokenId) -> Vec<u32> {
-        let is = |slot: u32| self.get(slot).is_some_and(|record| record.hash.id() == id);
-        self.table.iter_hash(id.0).copied().filter(|slot| is(*slot)).collect()
+        let mut named = Vec::new();
+        self.table.find(id.0, |slot| {
+            if self.get(slot).is_some_and(|record| record.hash.id() == id) {
+                named.push(slot);
+            }
+            false
+        });
+        named
     }
 
     /// The caller has looked: the hash is not there.
@@ -125,21 +129,20 @@ impl Slots {
                 (self.records.len() - 1) as u32
             }
         };
+        if self.table.is_full() {
+            let all = (0..).zip(self.records.iter());
+            self.table.grow(all.filter_map(|(slot, record)| Some((record.as_ref()?.hash.id().0, slot))));
+        }
+        self.table.insert(id.0, slot);
         if let Some(place) = self.records.get_mut(slot) {
             *place = Some(record);
         }
-        let records = &self.records;
-        self.table.insert_unique(id.0, slot, |slot| {
-            records.get(*slot).and_then(Option::as_ref).map_or(0, |record| record.hash.id().0)
-        });
         slot
     }
 
     pub(super) fn remove(&mut self, slot: u32) -> Option<Record> {
         let record = self.records.get_mut(slot)?.take()?;
-        if let Ok(entry) = self.table.find_entry(record.hash.id().0, |other| *other == slot) {
-            entry.remove();
-        }
+        self.table.remove(record.hash.id().0, slot);
         self.free.push(slot);
         Some(record)
     }

@@ -715,6 +715,7 @@ mod tests {
         let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
         setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
         assert!(wait(&vault), "the disk is tried again");
-        assert!(!vault.store_stats().failing && vault.store_stats().failures > 0);
+        until(&|| !vault.store_stats().failing);
+        assert!(vault.store_stats().failures > 0);
     }
 }
