@@ -86,7 +86,14 @@ impl Helper {
 
     fn receive(&self, flags: MsgFlags) -> io::Result<Option<FromHelper>> {
         let mut buffer = [0; MAX_MESSAGE];
-        match recv(self.fd()?, &mut buffer, flags) {
+        // A signal (a plugin host that reports, say) says nothing about the helper.
+        let received = loop {
+            match recv(self.fd()?, &mut buffer, flags) {
+                Err(Errno::EINTR) => {}
+                received => break received,
+            }
+        };
+        match received {
             // A reset: it ended and left something unread.
             Ok(0) | Err(Errno::ECONNRESET) => Ok(None),
             Ok(len) => {
