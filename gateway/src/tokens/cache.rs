@@ -49,8 +49,8 @@ pub struct TokenLimits {
 }
 
 impl Default for TokenLimits {
-    /// 262,144 tokens, for which 128 MiB are more than enough even with the longest names; 64 of one client are its
-    /// devices and a day of logins.
+    /// 262,144 tokens, which take 40 to 80 MiB; 64 of one client are its devices and a day of logins. The bytes are for
+    /// as many with the longest names.
     fn default() -> Self {
         Self { entries: 256 * 1024, entries_per_client: 64, bytes: 256 * 1024 * 1024 }
     }
