@@ -250,12 +250,8 @@ impl Journal {
         self.counters.read(&self.queue)
     }
 
-<<<<<<< HEAD
-    /// Writes and syncs what is left, and ends the writer; blocks for `STOP_WAIT` at most. Whether all was written.
-=======
     /// Writes and syncs what is left, and ends the writer; blocks for two seconds at most. Whether all
     /// was written.
->>>>>>> store
     pub fn close(&self) -> bool {
         self.queue.stop(STOP_WAIT) && !self.stats().failing
     }

@@ -11,8 +11,6 @@
 //!
 //! **Revocations** ([`Revocations`]) and **locks** ([`UserLocks`]) also hold for tokens that are kept nowhere. **One-time
 //! passwords** ([`OtpCounters`]) are used once. **Keys** ([`SigningKeys`]) sign generated tokens.
-<<<<<<< HEAD
-=======
 //!
 //! **What it takes.** A million tokens took 295 bytes of resident memory each when each was another client's (certificate,
 //! and a user name of 23 bytes that is the common name as well), and 146 bytes each with four to a client; the accounted
@@ -22,7 +20,6 @@
 //! ```text
 //! cargo bench -p tesserad --bench token_cache
 //! ```
->>>>>>> store
 
 mod binding;
 mod cache;
