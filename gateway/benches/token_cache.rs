@@ -1,6 +1,7 @@
 //! Checks of the token cache with a million entries, and what an entry takes.
 //!
 //!     cargo bench -p tesserad --bench token_cache
+//!     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 cargo bench -p tesserad --bench token_cache    # with huge pages
 //!
 //! One iteration is one check: of ten tokens eight are valid, one is unknown and one is another client's. Time is the
 //! processor time of all threads together, so throughput is that of one core, whatever else runs on the machine; what

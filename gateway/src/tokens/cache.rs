@@ -11,7 +11,7 @@ use super::binding::{Binding, Presented, Tagger};
 use super::hash::{Pepper, TokenHash, TokenId};
 use super::index::{Index, Place, SHARDS};
 use super::list::{ListedToken, MAX_LISTED, TokenFilter};
-use super::record::{Lineage, TokenError, TokenInfo, TokenVerdict, UnixSeconds, ValidToken};
+use super::record::{Lineage, MAX_TOKEN_BYTES, TokenError, TokenInfo, TokenVerdict, UnixSeconds, ValidToken};
 use super::slots::{Record, Slots};
 use super::table::MAX_SLOTS;
 
@@ -441,10 +441,11 @@ impl TokenCache {
     }
 
     fn verdict(&self, token: &Secret<String>, presented: &Presented<'_>, now: UnixSeconds) -> TokenVerdict {
-        // What is no token is not looked for.
-        let Ok(hash) = TokenHash::of(&self.pepper, token) else {
+        // What cannot be a token is not worth a hash, however long it is.
+        if token.expose().len() > MAX_TOKEN_BYTES {
             return TokenVerdict::Unknown;
-        };
+        }
+        let hash = TokenHash::of_any(&self.pepper, token);
         let tag = self.tagger.tag(presented);
         let Some(shard) = self.shards.get(shard_of(&hash)) else {
             return TokenVerdict::Unknown;

@@ -46,11 +46,18 @@ impl TokenHash {
     /// Bytes of a hash.
     pub const BYTES: usize = HASH_BYTES;
 
+    /// The hash of a token that is to be kept.
+    ///
     /// # Errors
     /// When `token` cannot be one.
     pub fn of(pepper: &Pepper, token: &Secret<String>) -> Result<Self, TokenError> {
         validate_token(token)?;
-        Ok(Self(first_half(&hmac::sign(&pepper.0, token.expose().as_bytes()))))
+        Ok(Self::of_any(pepper, token))
+    }
+
+    /// The hash of whatever a client presents. What cannot be a token is no token's hash.
+    pub(super) fn of_any(pepper: &Pepper, presented: &Secret<String>) -> Self {
+        Self(first_half(&hmac::sign(&pepper.0, presented.expose().as_bytes())))
     }
 
     /// As it was kept.
@@ -75,7 +82,7 @@ impl TokenHash {
 
 impl PartialEq for TokenHash {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        u128::from_ne_bytes(self.0).ct_eq(&u128::from_ne_bytes(other.0)).into()
     }
 }
 

@@ -8,7 +8,7 @@ use tessera_proto::Secret;
 use super::binding::{Binding, MAX_NAME_BYTES};
 
 /// Longest token: stock clients keep it in 128 bytes with a terminating NUL.
-const MAX_TOKEN_BYTES: usize = 127;
+pub(super) const MAX_TOKEN_BYTES: usize = 127;
 
 /// Seconds since 1970, as read from the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
