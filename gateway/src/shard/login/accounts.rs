@@ -6,11 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tessera_proto::Secret;
 use tessera_proto::message::{AuthFailure, Pending};
-use tokio::sync::{MutexGuard, mpsc};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::deciders::{Asked, can_sso, forget_answers};
+use super::deciders::{Answers, Asked, can_sso, forget_answers};
 use super::{Login, Stop};
 use crate::accounts::prompts::{Presented, cr_text};
 use crate::accounts::{Accounts, Decision, Request};
@@ -24,9 +23,6 @@ const PAM_QUESTIONS: usize = 3;
 const FILE: &str = "auth-file";
 const PAM: &str = "auth-pam";
 
-/// The turn to ask, and the client's answers.
-type Turn<'a> = MutexGuard<'a, mpsc::Receiver<Secret<String>>>;
-
 impl Login<'_> {
     pub(super) async fn ask_accounts(&self, accounts: &Accounts, asked: Asked<'_>) -> Result<(), Stop> {
         let request = Request {
@@ -38,7 +34,7 @@ impl Login<'_> {
             now: clock::read(),
         };
         let mut decision = accounts.verify(request).await;
-        let mut turn: Option<Turn<'_>> = None;
+        let mut turn: Option<Answers<'_>> = None;
         loop {
             self.check()?;
             match decision {
@@ -71,7 +67,7 @@ impl Login<'_> {
             Presented::Static { password, response } => vec![password, response],
             Presented::Dynamic { .. } | Presented::Malformed => return Err(self.refused(PAM, None)),
         };
-        let mut turn: Option<Turn<'_>> = None;
+        let mut turn: Option<Answers<'_>> = None;
         for _ in 0..=PAM_QUESTIONS {
             let decision = pam.verify(asked.username, answers.clone(), source).await;
             self.check()?;
@@ -103,7 +99,7 @@ impl Login<'_> {
     async fn ask_person<'a>(
         &'a self,
         who: &str,
-        turn: &mut Option<Turn<'a>>,
+        turn: &mut Option<Answers<'a>>,
         prompt: &str,
         echo: bool,
     ) -> Result<Secret<String>, Stop> {

@@ -35,8 +35,8 @@ pub(super) struct Asked<'a> {
 
 type Decision<'a> = LocalBoxFuture<'a, Result<(), Stop>>;
 
-/// The client's answers, while it is being asked by one decider.
-type Answers<'a> = MutexGuard<'a, mpsc::Receiver<Secret<String>>>;
+/// The turn to ask the client, and its answers.
+pub(super) type Answers<'a> = MutexGuard<'a, mpsc::Receiver<Secret<String>>>;
 
 impl Login<'_> {
     /// True when somebody checks passwords.
@@ -46,7 +46,7 @@ impl Login<'_> {
 
     /// Asks everybody; all must say yes.
     pub(super) async fn ask_deciders(&self, asked: Asked<'_>) -> Result<(), Stop> {
-        let mut deciders: FuturesUnordered<Decision<'_>> = FuturesUnordered::new();
+        let deciders: FuturesUnordered<Decision<'_>> = FuturesUnordered::new();
         if let Some(hook) = &self.config().hooks.auth_user_pass_verify {
             deciders.push(Box::pin(self.ask_script(hook, asked)));
         }
@@ -64,6 +64,14 @@ impl Login<'_> {
             // Nobody's yes is no yes.
             return Err(self.no_answer("whoever checks passwords"));
         }
+        self.all_say_yes(deciders).await
+    }
+
+    /// Waits until one says a definite no, or all have said something.
+    pub(super) async fn all_say_yes(
+        &self,
+        mut deciders: FuturesUnordered<impl Future<Output = Result<(), Stop>>>,
+    ) -> Result<(), Stop> {
         let mut worst = None;
         while let Some(said) = deciders.next().await {
             self.check()?;
@@ -185,7 +193,7 @@ impl Login<'_> {
 }
 
 /// A no that stays one, whatever the others say.
-pub(super) const fn is_definite(failure: &AuthFailure) -> bool {
+const fn is_definite(failure: &AuthFailure) -> bool {
     matches!(failure, AuthFailure::Denied(_) | AuthFailure::Session(_))
 }
 

@@ -219,17 +219,10 @@ impl Login<'_> {
     }
 
     fn require(&self, answer: Answer, hook: &str) -> Result<(), Stop> {
-        let remote = self.path.remote;
         match answer {
             Answer::Allow => Ok(()),
-            Answer::Deny => {
-                warn!(%remote, "TLS Auth Error: {hook} refused the client");
-                Err(Stop::plain())
-            }
-            Answer::NoAnswer => {
-                warn!(%remote, "{hook} gave no answer: the client is asked to come back");
-                Err(Stop::temporary("the login service did not answer"))
-            }
+            Answer::Deny => Err(self.refused(hook, None)),
+            Answer::NoAnswer => Err(self.no_answer(hook)),
         }
     }
 }

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tessera_proto::Secret;
 use tracing::warn;
@@ -67,21 +66,12 @@ impl Login<'_> {
         let places: Vec<usize> = deferrals.iter().map(|(place, _)| *place).collect();
         let replies = plugins.call_at(&places, kind, self.client_key(), each).await;
         self.check()?;
-        let mut later: FuturesUnordered<_> = replies
+        let concluded: FuturesUnordered<_> = replies
             .into_iter()
             .zip(deferrals)
             .map(|(reply, (_, files))| self.conclude(reply, files, asked))
             .collect();
-        let mut missing = None;
-        while let Some(said) = later.next().await {
-            match said {
-                Err(Stop::Refused(failure)) if !super::deciders::is_definite(&failure) => {
-                    missing = Some(failure);
-                }
-                other => other?,
-            }
-        }
-        missing.map_or(Ok(()), |failure| Err(Stop::Refused(failure)))
+        self.all_say_yes(concluded).await
     }
 
     async fn conclude(&self, reply: PluginReply, files: Deferral, asked: Asked<'_>) -> Result<(), Stop> {
