@@ -39,6 +39,7 @@ fn text(status: &Status) -> String {
             "data path",
             format!("{}, {} workers, {} session shards", status.rung, status.workers, status.shards),
         ),
+        ("not higher", status.rung_reason.clone()),
         ("tokens", format!("{} of at most {}", tokens.entries, tokens.capacity)),
         ("token checks", format!("{} valid, {wrong} not", tokens.valid)),
         (

@@ -503,6 +503,7 @@ fn status_and_metrics() {
         clients: 2,
         sessions: 3,
         rung: "basic".into(),
+        rung_reason: "no UDP GRO".into(),
         workers: 4,
         shards: 2,
         hooks: HookStats {

@@ -7,23 +7,51 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tesserad::net::batch::{BATCH, SLOT_LEN};
+use tessera_proto::Instant;
+use tesserad::net::recv::enable_gro;
+use tesserad::net::send::{QUEUE_LEN, SEGMENTS, probe_gso};
 use tesserad::net::steering::Steering;
-use tesserad::net::{Family, ListenSpec, ListenerGroup, LocalAddr, Path, RecvBatch, SendBatch, try_send_now};
+use tesserad::net::{Family, ListenSpec, ListenerGroup, LocalAddr, Path, RecvBatch, SendQueue, try_send_now};
+
+/// Longest datagram of most tests.
+const ROOM: usize = 2048;
+/// The send queue only looks at it after a failure.
+const NOW: Instant = Instant::from_epoch(Duration::ZERO);
 
 /// Longest wait for a datagram over loopback; only reached by a failing test.
 const PATIENCE_MS: u8 = 200;
 
 fn spec(addr: Option<&str>, family: Family) -> ListenSpec {
     let addr = addr.map(|a| a.parse().unwrap());
-    ListenSpec { addr, port: 0, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None }
+    ListenSpec { addr, port: 0, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None, gro: false }
+}
+
+/// The datagrams of the last call, and where they came from.
+fn datagrams(batch: &mut RecvBatch, got: usize) -> Vec<(Vec<u8>, Path)> {
+    let mut all = Vec::new();
+    for train in (0..got).filter_map(|index| batch.train(index)).collect::<Vec<_>>() {
+        let bytes = &batch.bytes_mut()[train.start..train.start + train.len];
+        if bytes.is_empty() {
+            all.push((Vec::new(), train.path));
+        }
+        all.extend(bytes.chunks(train.segment).map(|datagram| (datagram.to_vec(), train.path)));
+    }
+    all
+}
+
+/// Queues a datagram.
+fn push(out: &mut SendQueue, path: &Path, bytes: &[u8]) -> bool {
+    let Some(place) = out.place(bytes.len()) else { return false };
+    place.copy_from_slice(bytes);
+    out.commit(bytes.len(), path)
 }
 
 /// Waits until a datagram is there and takes the batch.
 fn receive(batch: &mut RecvBatch, socket: &UdpSocket) -> Vec<(Vec<u8>, Path)> {
     for _ in 0..PATIENCE_MS {
-        if batch.recv(socket.as_fd()).unwrap() > 0 {
-            return batch.packets().map(|(bytes, path)| (bytes.to_vec(), path)).collect();
+        let got = batch.recv(socket.as_fd()).unwrap();
+        if got > 0 {
+            return datagrams(batch, got);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -35,12 +63,14 @@ fn lands_at(group: &ListenerGroup, server: SocketAddr, bytes: &[u8]) -> usize {
     let any = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
     let client = UdpSocket::bind(any).unwrap();
     client.send_to(bytes, server).unwrap();
-    let mut batch = RecvBatch::new();
+    let mut batch = RecvBatch::new(ROOM);
     for _ in 0..PATIENCE_MS {
         let sockets = group.worker_sockets.iter().chain(&group.shard_sockets);
         for (index, socket) in sockets.enumerate() {
-            if batch.recv(socket.as_fd()).unwrap() > 0 {
-                let got: Vec<_> = batch.packets().map(|(b, p)| (b.to_vec(), p.remote)).collect();
+            let got = batch.recv(socket.as_fd()).unwrap();
+            if got > 0 {
+                let got: Vec<_> =
+                    datagrams(&mut batch, got).into_iter().map(|(b, p)| (b, p.remote)).collect();
                 assert_eq!(got, [(bytes.to_vec(), client.local_addr().unwrap())]);
                 return index;
             }
@@ -122,7 +152,7 @@ fn answers_come_from(group: &ListenerGroup, client_at: &str, to: &str) {
     client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let server = SocketAddr::new(to.parse().unwrap(), group.local.port());
     client.send_to(b"hello", server).unwrap();
-    let mut batch = RecvBatch::new();
+    let mut batch = RecvBatch::new(ROOM);
     let got = receive(&mut batch, &group.shard_sockets[0]);
     let path = got[0].1;
     assert_eq!(path.remote, client.local_addr().unwrap());
@@ -134,12 +164,9 @@ fn answers_come_from(group: &ListenerGroup, client_at: &str, to: &str) {
     let (len, from) = client.recv_from(&mut buf).unwrap();
     assert_eq!((&buf[..len], from), (&b"now"[..], server));
 
-    let mut out = SendBatch::new();
-    assert!(out.push(&path, |slot| {
-        slot[..5].copy_from_slice(b"batch");
-        5
-    }));
-    assert_eq!(out.flush(group.worker_sockets[0].as_fd()).unwrap(), 0);
+    let mut out = SendQueue::new(false);
+    assert!(push(&mut out, &path, b"batch"));
+    assert_eq!(out.flush(group.worker_sockets[0].as_fd(), NOW).unwrap(), 0);
     let (len, from) = client.recv_from(&mut buf).unwrap();
     assert_eq!((&buf[..len], from), (&b"batch"[..], server));
 }
@@ -181,32 +208,102 @@ fn replies_over_v6_leave_from_the_address_spoken_to() {
 }
 
 #[test]
-fn batches_keep_order_and_wrap_around() {
+fn datagrams_keep_their_order() {
     let group = ListenerGroup::open(&spec(Some("127.0.0.1"), Family::V4), 1, 1).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (mut out, mut batch) = (SendBatch::new(), RecvBatch::new());
-    let to = Path::to(group.local);
-    let mut next = 0u32;
-    let mut expected = 0u32;
-    for round in 0..5usize {
-        let count = BATCH - round * 7;
-        for _ in 0..count {
-            assert!(out.push(&to, |slot| {
-                slot[..13].copy_from_slice(&[&[0; 9][..], &next.to_be_bytes()].concat());
-                13
-            }));
-            next += 1;
-        }
-        assert_eq!(out.flush(client.as_fd()).unwrap(), 0);
-        while expected < next {
-            for (bytes, _) in receive(&mut batch, &group.shard_sockets[0]) {
-                assert_eq!(bytes[9..], expected.to_be_bytes());
-                expected += 1;
+    for gso in [false, true] {
+        let (mut out, mut batch) = (SendQueue::new(gso), RecvBatch::new(ROOM));
+        let to = Path::to(group.local);
+        let (mut next, mut expected) = (0u32, 0u32);
+        for round in 0..5usize {
+            for _ in 0..64 - round * 7 {
+                assert!(push(&mut out, &to, &[&[0; 9][..], &next.to_be_bytes()].concat()));
+                next += 1;
+            }
+            assert_eq!(out.flush(client.as_fd(), NOW).unwrap(), 0);
+            while expected < next {
+                for (bytes, _) in receive(&mut batch, &group.shard_sockets[0]) {
+                    assert_eq!(bytes[9..], expected.to_be_bytes());
+                    expected += 1;
+                }
             }
         }
+        assert_eq!(out.counters().packets, u64::from(next));
+        assert_eq!(out.counters().bytes, u64::from(next) * 13);
+        assert_eq!(out.counters().sizes.iter().sum::<u64>(), if gso { 5 } else { next.into() });
     }
-    assert_eq!((out.counters().packets, batch.counters().packets), (u64::from(next), u64::from(next)));
-    assert_eq!(out.counters().bytes, u64::from(next) * 13);
+}
+
+/// Sends trains over a link and says how many messages arrive, and what they are together.
+#[test]
+fn trains_arrive_as_trains() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    enable_gro(server.as_fd()).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    probe_gso(client.as_fd()).unwrap();
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    let (to, elsewhere) = (Path::to(server.local_addr().unwrap()), Path::to(other.local_addr().unwrap()));
+    let mut out = SendQueue::new(true);
+    // Lengths of what is sent; a shorter datagram ends a train, a longer one and another peer begin a new one.
+    let plan: Vec<(usize, &Path)> = [
+        vec![(1000, &to); 5],
+        vec![(400, &to), (1000, &to), (1000, &to), (1200, &to)],
+        vec![(1200, &elsewhere)],
+        vec![(90, &to); SEGMENTS + 3],
+    ]
+    .concat();
+    for (index, (len, path)) in plan.iter().enumerate() {
+        assert!(push(&mut out, path, &vec![index as u8; *len]));
+    }
+    assert_eq!(out.flush(client.as_fd(), NOW).unwrap(), 0);
+    let mut batch = RecvBatch::with_gro();
+    let (mut trains, mut got) = (Vec::new(), Vec::new());
+    while got.len() < plan.len() - 1 {
+        let messages = batch.recv(server.as_fd()).unwrap();
+        for index in 0..messages {
+            let train = batch.train(index).unwrap();
+            trains.push((train.len, train.segment));
+        }
+        got.extend(datagrams(&mut batch, messages).into_iter().map(|(bytes, _)| bytes));
+    }
+    let sent = plan.iter().enumerate().filter(|(_, (_, path))| path.remote == to.remote);
+    assert_eq!(got, sent.map(|(index, (len, _))| vec![index as u8; *len]).collect::<Vec<_>>());
+    let expected = [(5400, 1000), (2000, 1000), (1200, 1200), (90 * SEGMENTS, 90), (270, 90)];
+    assert_eq!(trains, expected);
+    assert_eq!(receive(&mut RecvBatch::new(ROOM), &other).len(), 1);
+}
+
+#[test]
+fn datagrams_longer_than_the_link_go_one_by_one() {
+    // The kernel refuses to cut what it would have to fragment.
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for command in ["link set lo mtu 1400 up"] {
+            assert!(std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success());
+        }
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = Path::to(server.local_addr().unwrap());
+        let mut out = SendQueue::new(true);
+        for (index, len) in [1800, 1800, 1800, 700, 1000, 1000].into_iter().enumerate() {
+            assert!(push(&mut out, &to, &vec![index as u8; len]));
+        }
+        assert_eq!(out.flush(client.as_fd(), NOW).unwrap(), 0);
+        let mut batch = RecvBatch::new(ROOM);
+        let mut got = Vec::new();
+        while got.len() < 6 {
+            got.extend(receive(&mut batch, &server).into_iter().map(|(b, _)| (b[0], b.len())));
+        }
+        assert_eq!(got, [(0, 1800), (1, 1800), (2, 1800), (3, 700), (4, 1000), (5, 1000)]);
+        let counters = out.counters();
+        assert_eq!((counters.unsegmented, counters.packets), (1, 6));
+        assert_eq!(counters.sizes[..2], [4, 1], "{counters:?}");
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]
@@ -217,21 +314,18 @@ fn one_bad_datagram_does_not_stop_the_batch() {
     let good = Path::to(server.local_addr().unwrap());
     // Not our address: the kernel refuses this packet-info source.
     let foreign = Path { local: LocalAddr { ip: Some(IpAddr::from([203, 0, 113, 9])), ifindex: 0 }, ..good };
-    let mut out = SendBatch::new();
+    let mut out = SendQueue::new(false);
     for (i, path) in [&foreign, &good, &foreign, &good, &good, &foreign].into_iter().enumerate() {
-        assert!(out.push(path, |slot| {
-            slot[0] = i as u8;
-            1
-        }));
+        assert!(push(&mut out, path, &[i as u8]));
     }
-    assert_eq!(out.flush(client.as_fd()).unwrap(), 0);
+    assert_eq!(out.flush(client.as_fd(), NOW).unwrap(), 0);
     let counters = out.counters();
     assert_eq!((counters.packets, counters.packets + drops(&out)), (3, 6));
-    let got = receive(&mut RecvBatch::new(), &server);
+    let got = receive(&mut RecvBatch::new(ROOM), &server);
     assert_eq!(got.iter().map(|(b, _)| b[0]).collect::<Vec<_>>(), [1, 3, 4]);
 }
 
-fn drops(out: &SendBatch) -> u64 {
+fn drops(out: &SendQueue) -> u64 {
     let c = out.counters();
     c.refused + c.not_permitted + c.too_big + c.unreachable + c.other
 }
@@ -260,25 +354,18 @@ fn a_full_socket_keeps_the_queue_in_order() {
         let client = UdpSocket::bind("10.77.0.1:0").unwrap();
         nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::SndBuf, &16384).unwrap();
         let to = Path::to("10.77.0.2:9".parse().unwrap());
-        let mut out = SendBatch::new();
-        for i in 0..BATCH as u8 {
-            assert!(out.push(&to, |slot| {
-                slot[..1000].fill(i);
-                1000
-            }));
+        const COUNT: usize = 64;
+        let mut out = SendQueue::new(false);
+        for i in 0..COUNT as u8 {
+            assert!(push(&mut out, &to, &[i; 1000]));
         }
-        assert!(!out.push(&to, |_| panic!("no slot is free")));
-        assert_eq!(out.counters().full, 1);
-        let left = out.flush(client.as_fd()).unwrap();
-        assert!(left > 0 && left < BATCH, "{left} of {BATCH} left");
+        let left = out.flush(client.as_fd(), NOW).unwrap();
+        assert!(left > 0 && left < COUNT, "{left} of {COUNT} left");
         assert_eq!(out.counters().would_block, 1);
-        assert_eq!(out.flush(client.as_fd()).unwrap(), left, "still full: nothing lost");
-        // Refill behind the waiting ones, so that the queue wraps round the ring.
-        for i in 0..(BATCH - left) as u8 {
-            assert!(out.push(&to, |slot| {
-                slot[..1000].fill(BATCH as u8 + i);
-                1000
-            }));
+        assert_eq!(out.flush(client.as_fd(), NOW).unwrap(), left, "still full: nothing lost");
+        // Behind the waiting ones.
+        for i in 0..(COUNT - left) as u8 {
+            assert!(push(&mut out, &to, &[COUNT as u8 + i; 1000]));
         }
         run("neigh replace 10.77.0.2 lladdr 02:00:00:00:00:02 dev hold0 nud permanent");
         let mut seen = Vec::new();
@@ -289,12 +376,12 @@ fn a_full_socket_keeps_the_queue_in_order() {
                     seen.push(buf[28]);
                 }
             }
-            if out.flush(client.as_fd()).unwrap() == 0 && seen.len() >= 2 * BATCH - left {
+            if out.flush(client.as_fd(), NOW).unwrap() == 0 && seen.len() >= 2 * COUNT - left {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(seen, (0..(2 * BATCH - left) as u8).collect::<Vec<_>>());
+        assert_eq!(seen, (0..(2 * COUNT - left) as u8).collect::<Vec<_>>());
         assert_eq!(out.counters().packets, seen.len() as u64);
     })
     .join()
@@ -307,16 +394,21 @@ fn oversized_and_empty_datagrams() {
     server.set_nonblocking(true).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = server.local_addr().unwrap();
-    client.send_to(&vec![1; SLOT_LEN + 1], to).unwrap();
-    client.send_to(&vec![2; SLOT_LEN], to).unwrap();
+    client.send_to(&vec![1; ROOM + 1], to).unwrap();
+    client.send_to(&vec![2; ROOM], to).unwrap();
     client.send_to(&[], to).unwrap();
-    let mut batch = RecvBatch::new();
+    let mut batch = RecvBatch::new(ROOM);
     let got = receive(&mut batch, &server);
-    assert_eq!(got.iter().map(|(b, _)| b.len()).collect::<Vec<_>>(), [SLOT_LEN, 0]);
-    assert_eq!((batch.counters().truncated, batch.counters().packets), (1, 2));
+    assert_eq!(got.iter().map(|(b, _)| b.len()).collect::<Vec<_>>(), [ROOM, 0]);
+    assert_eq!(batch.counters().truncated, 1);
 
-    let mut out = SendBatch::new();
-    assert!(!out.push(&Path::to(to), |_| 0), "an empty datagram is nothing to send");
-    assert!(!out.push(&Path::to(to), |slot| slot.len() + 1), "a lying length sends nothing");
+    let mut out = SendQueue::new(false);
+    let to = Path::to(to);
+    assert!(!out.commit(0, &to), "an empty datagram is nothing to send");
+    assert!(!out.commit(QUEUE_LEN + 1, &to), "a lying length sends nothing");
     assert!(out.is_empty());
+    assert!(push(&mut out, &to, &vec![0; QUEUE_LEN]), "the whole queue");
+    assert!(!push(&mut out, &to, &[0]), "there is no room");
+    assert_eq!(out.clear(), 1);
+    assert!(push(&mut out, &to, &[0]));
 }

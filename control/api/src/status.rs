@@ -21,6 +21,9 @@ pub struct Status {
     pub sessions: u64,
     /// The rung of the data path that is live.
     pub rung: String,
+    /// Why it is not a higher one.
+    #[serde(default)]
+    pub rung_reason: String,
     /// Data workers.
     pub workers: u32,
     /// Session shards.

@@ -13,6 +13,7 @@ use tessera_proto::Secret;
 use tessera_proto::auth_token::TokenSession;
 use tokio::sync::{mpsc, oneshot};
 
+use super::datapath::Datapath;
 use super::{metrics, services};
 use crate::accounts::{Accounts, AccountsError, Added, OtpKind as Otp};
 use crate::admin::{Backend, Peer};
@@ -40,6 +41,7 @@ pub(super) struct Admin {
     pub(super) backends: Backends,
     pub(super) hooks: Hook,
     pub(super) data: DataHandle,
+    pub(super) datapath: Datapath,
     /// Seconds since 1970.
     pub(super) started: u64,
 }
@@ -340,7 +342,8 @@ impl Admin {
             uptime: clock::unix_seconds().saturating_sub(self.started),
             clients: self.directory.clients().into(),
             sessions: self.sessions().await?.len() as u64,
-            rung: "basic".to_owned(),
+            rung: self.datapath.rung().name().to_owned(),
+            rung_reason: self.datapath.why().to_owned(),
             workers,
             shards: u32::try_from(self.shards.len()).unwrap_or(u32::MAX),
             hooks: HookStats {

@@ -7,6 +7,7 @@ use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, Metr
 use prometheus::{Encoder as _, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::admin::Admin;
+use crate::data::{BatchSizes, Counter, Rung, WorkerCounters};
 use crate::hooks::KindStats;
 
 /// Everything, in the text format of Prometheus.
@@ -22,16 +23,83 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
         "When the gateway started, in seconds since 1970",
         admin.started,
     )?;
+    data(&sheet, admin)?;
     hooks(&sheet, admin)?;
     plugins(&sheet, admin)?;
     tokens(&sheet, admin)?;
     logins(&sheet, admin)?;
     let mut families: Vec<MetricFamily> = sheet.registry.gather();
     let kinds: Vec<(&str, &KindStats)> = admin.hooks.stats().kinds().collect();
+    families.push(batches(admin));
     families.push(durations("tessera_hook_duration_seconds", "How long runs took", "hook", &kinds));
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+/// One of the things that a worker counts.
+type Pick<T> = fn(&WorkerCounters) -> &T;
+
+fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
+    let rungs = sheet.gauges("tessera_datapath_rung", "1 for the rung of the data path that is live", &["rung"])?;
+    for rung in Rung::ALL {
+        rungs.with_label_values(&[rung.name()]).set((rung == admin.datapath.rung()).into());
+    }
+    let workers = admin.data.counters();
+    let sum = |pick: Pick<Counter>| workers.iter().map(|c| pick(c).read()).sum::<u64>();
+    let packets = sheet.counters("tessera_data_packets_total", "Inner packets that passed", &["direction"])?;
+    let bytes = sheet.counters("tessera_data_bytes_total", "Their bytes", &["direction"])?;
+    packets.with_label_values(&["up"]).inc_by(sum(|c| &c.uplink_packets));
+    packets.with_label_values(&["down"]).inc_by(sum(|c| &c.downlink_packets));
+    bytes.with_label_values(&["up"]).inc_by(sum(|c| &c.uplink_bytes));
+    bytes.with_label_values(&["down"]).inc_by(sum(|c| &c.downlink_bytes));
+    let drops = sheet.counters("tessera_data_drops_total", "Packets that did not pass", &["reason"])?;
+    let reasons: [(&str, Pick<Counter>); 13] = [
+        ("unknown_peer", |c| &c.unknown_peer),
+        ("unknown_key", |c| &c.unknown_key),
+        ("bad_tag", |c| &c.bad_tag),
+        ("replayed", |c| &c.replayed),
+        ("malformed", |c| &c.malformed),
+        ("spoofed", |c| &c.spoofed),
+        ("no_route", |c| &c.no_route),
+        ("no_key", |c| &c.no_key),
+        ("tun_refused", |c| &c.tun_refused),
+        ("handover_full", |c| &c.handover_full),
+        ("shard_full", |c| &c.shard_full),
+        ("send_full", |c| &c.send_dropped),
+        ("send_refused", |c| &c.send_refused),
+    ];
+    for (reason, pick) in reasons {
+        drops.with_label_values(&[reason]).inc_by(sum(pick));
+    }
+    let events = sheet.counters("tessera_data_events_total", "Detours of packets", &["event"])?;
+    events.with_label_values(&["handed_over"]).inc_by(sum(|c| &c.handed_over));
+    events.with_label_values(&["control_passed"]).inc_by(sum(|c| &c.control_passed));
+    events.with_label_values(&["send_unsegmented"]).inc_by(sum(|c| &c.send_unsegmented));
+    Ok(())
+}
+
+/// How many packets went together, by place.
+fn batches(admin: &Admin) -> MetricFamily {
+    let places: [(&str, Pick<BatchSizes>); 4] = [
+        ("udp_receive", |c| &c.received_trains),
+        ("udp_send", |c| &c.sent_trains),
+        ("tun_write", |c| &c.tun_writes),
+        ("tun_read", |c| &c.tun_reads),
+    ];
+    let workers = admin.data.counters();
+    let metrics = places.into_iter().map(|(place, pick)| {
+        let mut counts = [0u64; BatchSizes::CLASSES];
+        for worker in workers {
+            for (sum, count) in counts.iter_mut().zip(pick(worker).read()) {
+                *sum += count;
+            }
+        }
+        let ends = BatchSizes::BOUNDS.iter().map(|end| *end as f64).chain([f64::INFINITY]);
+        let total = workers.iter().map(|worker| pick(worker).packets()).sum::<u64>();
+        histogram("place", place, &ends.zip(counts).collect::<Vec<_>>(), total as f64)
+    });
+    family("tessera_data_batch_packets", "How many packets went together, by place", metrics.collect())
 }
 
 fn hooks(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
@@ -197,30 +265,47 @@ impl Sheet {
 /// A histogram of each kind, from the buckets that its owner keeps.
 fn durations(name: &str, help: &str, label: &str, kinds: &[(&str, &KindStats)]) -> MetricFamily {
     let metrics = kinds.iter().map(|(kind, stats)| {
-        let buckets = stats.durations().into_iter().map(|(end, count)| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(end);
-            bucket.set_cumulative_count(count);
-            bucket
+        let mut before = 0;
+        let counts = stats.durations().into_iter().map(|(end, cumulative)| {
+            let count = cumulative - before;
+            before = cumulative;
+            (end, count)
         });
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(stats.runs());
-        histogram.set_sample_sum(stats.total_duration().as_secs_f64());
-        let mut of = LabelPair::default();
-        of.set_name(label.to_owned());
-        of.set_value((*kind).to_owned());
-        let mut metric = Metric::default();
-        metric.set_label(vec![of]);
-        metric.set_histogram(histogram);
-        metric
+        histogram(label, kind, &counts.collect::<Vec<_>>(), stats.total_duration().as_secs_f64())
     });
+    family(name, help, metrics.collect())
+}
+
+fn family(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(MetricType::HISTOGRAM);
-    family.set_metric(metrics.collect());
+    family.set_metric(metrics);
     family
+}
+
+/// One histogram of a family, from how many values fell into each class (its upper end, and the count).
+fn histogram(label: &str, value: &str, classes: &[(f64, u64)], sum: f64) -> Metric {
+    let mut cumulative = 0;
+    let buckets = classes.iter().map(|(end, count)| {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*end);
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(classes.iter().map(|(_, count)| count).sum());
+    histogram.set_sample_sum(sum);
+    let mut of = LabelPair::default();
+    of.set_name(label.to_owned());
+    of.set_value(value.to_owned());
+    let mut metric = Metric::default();
+    metric.set_label(vec![of]);
+    metric.set_histogram(histogram);
+    metric
 }
 
 fn int(value: u64) -> i64 {

@@ -5,6 +5,7 @@
 //! ```
 
 mod admin;
+mod datapath;
 mod env;
 mod logging;
 mod material;
@@ -18,9 +19,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use admin::Admin;
+use datapath::Datapath;
 use ring::rand::{SecureRandom, SystemRandom};
 use services::Privileged;
 use tessera_ebpf_common::PeerIdLayout;
+use tessera_offload::Offloads;
 use tessera_proto::endpoint::{CookieKey, ReplyRate};
 use tessera_proto::session::{Renegotiate, SessionParams};
 use tokio::sync::mpsc;
@@ -29,16 +32,15 @@ use tracing::{info, warn};
 use crate::admin::{AdminSocket, SocketOptions};
 use crate::clock;
 use crate::config::{Config, DeviceKind, Report, Threads, Wrap};
-use crate::data::{DataPlane, DataPlaneSetup};
+use crate::data::{DataPlane, DataPlaneSetup, Rung};
 use crate::directory::Directory;
 use crate::exit;
 use crate::hooks::{Hook, HookDir, HookLimits, HookRunner};
 use crate::lease::{AddressPool, PeerIdAllocator, Persist};
-use crate::net::batch::SLOT_LEN;
 use crate::net::io::probe;
 use crate::net::netlink::{self, LinkPlan};
 use crate::net::steering::Steering;
-use crate::net::tun::{Tun, TunSpec};
+use crate::net::tun::Tun;
 use crate::net::{Family, ListenSpec, ListenerGroup};
 use crate::plugins::{PluginKind, Verdict};
 use crate::routes::RouteTable;
@@ -51,8 +53,9 @@ const MAX_WORKERS: usize = 64;
 const MAX_AUTO_SHARDS: usize = 8;
 /// Routes beyond those of every client's own addresses.
 const SPARE_ROUTES: usize = 65_536;
-/// Largest TUN MTU: packet, framing and header must fit a slot of the packet path.
-const MAX_MTU: usize = SLOT_LEN - 64;
+/// Bytes of a datagram beyond the TUN's MTU: header, tag, framing, and a client whose MTU is somewhat larger; and never less
+/// than what an Ethernet link brings.
+const DATAGRAM_SPARE: usize = 548;
 
 /// Why the gateway did not start.
 #[derive(Debug)]
@@ -85,12 +88,6 @@ pub fn run(config: Config, report: &Report) -> Result<(), StartError> {
     for notice in report.notices() {
         warn!("{notice}");
     }
-    if usize::from(config.device.mtu) > MAX_MTU {
-        return Err(StartError::config(format!(
-            "tun-mtu {}: at most {MAX_MTU} in this rung",
-            config.device.mtu
-        )));
-    }
     let config = Arc::new(config);
     let running = Running::start(&config)?;
     stop::wait_and_stop(running, &config)
@@ -121,7 +118,7 @@ impl Running {
             .ok_or_else(|| StartError::config(format!("workers {workers}: not a power of two")))?;
         let (backend, why) = probe(config.tessera.io).map_err(|error| StartError::io("", &error))?;
         info!("control plane: {shard_count} session shard(s) on {backend}: {why}");
-        info!("data path: rung basic with {workers} worker(s); no higher rung is in this release");
+        let mut datapath = Datapath::probe(config.tessera.datapath)?;
 
         let protections = material::protections(config).map_err(StartError::config)?;
         let tls = (0..shard_count)
@@ -137,8 +134,9 @@ impl Running {
             );
         }
 
-        let tun = open_tun(config, workers)?;
-        let mut groups = open_listeners(config, workers, shard_count)?;
+        let tun = open_tun(config, &mut datapath, workers)?;
+        let mut groups = open_listeners(config, datapath.rung(), workers, shard_count)?;
+        datapath.announce(workers);
         let applied = set_up_link(config, tun.as_ref())?;
         let base_env = env::base(config, tun.as_ref().map(|tun| (tun.name.as_str(), tun.ifindex)));
         let directory = Arc::new(directory(config, layout)?);
@@ -174,7 +172,10 @@ impl Running {
             sockets: (0..workers)
                 .map(|_| groups.iter_mut().map(|group| group.worker_sockets.remove(0)).collect())
                 .collect(),
+            offloads: tun.as_ref().map_or(Offloads::NONE, |tun| tun.offloads),
             tun: tun.map(|tun| tun.queues).unwrap_or_default(),
+            rung: datapath.rung(),
+            room: usize::from(config.device.mtu) + DATAGRAM_SPARE,
             shards: to_shards,
             client_to_client: config.network.client_to_client,
             mssfix: config.transport.mssfix,
@@ -227,6 +228,7 @@ impl Running {
             backends,
             hooks: hook,
             data: data.handle(),
+            datapath,
             started: clock::unix_seconds(),
         };
         let device = (device, base_env);
@@ -273,18 +275,21 @@ fn count(threads: Threads, auto: usize, most: usize) -> usize {
     }
 }
 
-fn open_tun(config: &Config, workers: usize) -> Result<Option<Tun>, StartError> {
+fn open_tun(config: &Config, datapath: &mut Datapath, workers: usize) -> Result<Option<Tun>, StartError> {
     if config.device.kind == DeviceKind::Null {
         return Ok(None);
     }
-    let dev = config.device.name.clone().unwrap_or_else(|| "tun".to_owned());
-    let spec = TunSpec { dev, node: config.device.node.clone(), queues: workers };
-    let tun = Tun::open(&spec).map_err(|error| StartError::io("", &error))?;
+    let tun = datapath.open_tun(config, workers)?;
     info!("TUN device {} opened with {workers} queue(s)", tun.name);
     Ok(Some(tun))
 }
 
-fn open_listeners(config: &Config, workers: usize, shards: usize) -> Result<Vec<ListenerGroup>, StartError> {
+fn open_listeners(
+    config: &Config,
+    rung: Rung,
+    workers: usize,
+    shards: usize,
+) -> Result<Vec<ListenerGroup>, StartError> {
     let mut groups = Vec::new();
     for listener in &config.listeners {
         let address = listener.address;
@@ -301,6 +306,7 @@ fn open_listeners(config: &Config, workers: usize, shards: usize) -> Result<Vec<
             sndbuf: config.transport.sndbuf.map(|n| n as usize),
             rcvbuf: config.transport.rcvbuf.map(|n| n as usize),
             mark: config.transport.mark,
+            gro: rung >= Rung::Offload,
         };
         let mut opened = ListenerGroup::open(&spec, workers, shards);
         if opened.is_err() && listener.ipv4_fallback {

@@ -1,14 +1,20 @@
 //! The data plane: threads that own peers and move their packets.
 //!
-//! A peer belongs to the worker in the low bits of its peer-id for its whole life. Rung `basic` works with `recvmmsg`,
-//! `sendmmsg` and a plain TUN queue; what a faster rung changes is where packets come from and go to.
+//! A peer belongs to the worker in the low bits of its peer-id for its whole life. The rungs of the data path share this code;
+//! what a faster rung changes is how many packets come and go at a time, and who picks the worker.
 
 mod counters;
+mod downlink;
 mod handover;
 pub mod message;
+mod messages;
 mod mssfix;
 mod peer;
 mod readiness;
+mod rung;
+mod state;
+mod upkeep;
+mod uplink;
 mod waker;
 mod worker;
 
@@ -18,11 +24,13 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use tessera_ebpf_common::PeerIdLayout;
+use tessera_offload::Offloads;
 use tessera_wire::PeerId;
 use tokio::sync::mpsc::Sender;
 
-pub use counters::{Counter, WorkerCounters};
+pub use counters::{BatchSizes, Counter, WorkerCounters};
 pub use message::{FromWorker, PeerSpec, PeerStats, ToWorker};
+pub use rung::Rung;
 pub use waker::Waker;
 pub use worker::WorkerSetup;
 
@@ -43,6 +51,12 @@ pub struct DataPlaneSetup {
     pub sockets: Vec<Vec<std::net::UdpSocket>>,
     /// For each worker, its TUN queue; empty with `dev null`.
     pub tun: Vec<TunQueue>,
+    /// What the TUN takes and gives.
+    pub offloads: Offloads,
+    /// How packets are carried.
+    pub rung: Rung,
+    /// Longest datagram that is taken without GRO.
+    pub room: usize,
     /// Where shards listen.
     pub shards: Vec<Sender<FromWorker>>,
     /// Switch packets between clients in the gateway.
@@ -87,6 +101,9 @@ impl DataPlane {
                 layout: setup.layout,
                 sockets,
                 tun: tun.next(),
+                rung: setup.rung,
+                offloads: setup.offloads,
+                room: setup.room,
                 messages,
                 shards: setup.shards.clone(),
                 waker: waker.clone(),

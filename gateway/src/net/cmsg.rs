@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use super::path::{LocalAddr, Path, normalise};
 
-/// Room for control messages of one datagram: one `in6_pktinfo` needs 40 bytes; the rest is slack for a second message.
+/// Room for control messages of one datagram: one `in6_pktinfo` needs 40 bytes, a segment
+/// length 24.
 pub const CONTROL_LEN: usize = 128;
 
 /// Length of a `sockaddr_in6`, the longer of the two names.
@@ -98,6 +99,27 @@ pub fn encode_local(path: &Path, control: &mut Control) -> usize {
     }
 }
 
+/// As [`encode_local`], and behind it the message that cuts the bytes into datagrams of `segment` (0: it is one datagram).
+pub fn encode_train(path: &Path, segment: u16, control: &mut Control) -> usize {
+    let used = encode_local(path, control);
+    if segment == 0 {
+        return used;
+    }
+    used + put(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes())
+}
+
+/// The length of the datagrams that the kernel handed over as one (UDP GRO); `None` for a single datagram.
+#[must_use]
+pub fn decode_segment(mut control: &[u8]) -> Option<u16> {
+    while let Some((level, kind, data, rest)) = next(control) {
+        if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
+            return u16::try_from(i32::from_ne_bytes(array(data, 0)?)).ok();
+        }
+        control = rest;
+    }
+    None
+}
+
 /// Finds the packet-info message among the control messages of a received datagram.
 #[must_use]
 pub fn decode_local(mut control: &[u8]) -> LocalAddr {
@@ -130,7 +152,7 @@ fn known(ip: IpAddr) -> Option<IpAddr> {
 }
 
 /// Writes one control message at the start of `out`; returns its padded length.
-fn put(out: &mut [u8; CONTROL_LEN], level: i32, kind: i32, data: &[u8]) -> usize {
+fn put(out: &mut [u8], level: i32, kind: i32, data: &[u8]) -> usize {
     let len = HEADER_LEN + data.len();
     let padded = align(len);
     out[..padded].fill(0);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Draft, Effect, MAX_SECONDS, Outcome, bad, number, seconds, text, word};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::Directive;
+use crate::data::Rung;
 use crate::config::model::{ControlSocket, IoChoice, Log, Status, Threads, TokenVerify};
 
 /// How often a status file is written unless told, as with OpenVPN.
@@ -93,14 +94,16 @@ pub(crate) fn session_shards(draft: &mut Draft, d: &Directive) -> Outcome {
     Ok(Effect::Honoured)
 }
 
-pub(crate) fn datapath(_: &mut Draft, d: &Directive) -> Outcome {
-    match text(d, 0)? {
-        "auto" | "basic" => Ok(Effect::Honoured),
-        later @ ("offload" | "steered" | "xdp" | "afxdp" | "ovpn") => {
-            Err(bad(d, 0, format!("the rung '{later}' is not in this release")).hint("use 'auto' or 'basic'"))
+pub(crate) fn datapath(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.datapath = match text(d, 0)? {
+        "auto" => None,
+        later @ ("xdp" | "afxdp" | "ovpn") => {
+            return Err(bad(d, 0, format!("the rung '{later}' is not in this release"))
+                .hint("use 'auto' for the highest that works"));
         }
-        other => Err(bad(d, 0, format!("'{other}' is not one of: auto, basic"))),
-    }
+        _ => Some(word(d, 0, &Rung::ALL.map(|rung| (rung.name(), rung)))?),
+    };
+    Ok(Effect::Honoured)
 }
 
 pub(crate) fn io(draft: &mut Draft, d: &Directive) -> Outcome {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{optional_seconds, seconds};
+use crate::data::Rung;
 
 /// Where the log goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -106,6 +107,8 @@ pub enum IoChoice {
 pub struct Tessera {
     /// Data workers.
     pub workers: Threads,
+    /// The rung of the data path that is to be used; `None`: the highest that works here.
+    pub datapath: Option<Rung>,
     /// Session shards.
     pub session_shards: Threads,
     /// How sockets are driven.
@@ -130,6 +133,7 @@ impl Default for Tessera {
     fn default() -> Self {
         Self {
             workers: Threads::Auto,
+            datapath: None,
             session_shards: Threads::Auto,
             io: IoChoice::Auto,
             token_verify: TokenVerify::Hook,

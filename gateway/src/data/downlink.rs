@@ -1,0 +1,70 @@
+//! From the TUN, or another client, to a client's socket.
+
+use std::net::IpAddr;
+
+use tessera_offload::{Split, VnetHeader};
+use tessera_proto::Instant;
+use tessera_wire::{PeerId, ip};
+
+use super::handover::Kind;
+use super::mssfix;
+use super::state::State;
+
+impl State {
+    /// Sends a packet of the TUN to the client that its destination belongs to.
+    #[inline]
+    pub(super) fn route(&mut self, header: VnetHeader, packet: &[u8], now: Instant) {
+        let Some(addresses) = ip::addresses(packet) else {
+            return self.counters.malformed.add(1);
+        };
+        let dst: IpAddr = addresses.dst;
+        match self.routes.lookup(dst) {
+            Some(id) => self.deliver(id, header, packet, now),
+            None => self.counters.no_route.add(1),
+        }
+    }
+
+    /// Sends an inner packet to a client, whoever owns it.
+    #[inline]
+    pub(super) fn deliver(&mut self, to: PeerId, header: VnetHeader, packet: &[u8], now: Instant) {
+        let owner = self.layout.worker_of(to) as usize;
+        if owner == self.index {
+            self.seal(to, header, packet, now);
+        } else {
+            self.hand_over(owner, Kind::Plain(to, header), packet);
+        }
+    }
+
+    /// Seals an inner packet for a client of this worker, each of its segments where it will be sent from.
+    #[inline]
+    pub(super) fn seal(&mut self, to: PeerId, header: VnetHeader, packet: &[u8], now: Instant) {
+        let Some(peer) = self.peers.lookup(to) else {
+            return self.counters.unknown_peer.add(1);
+        };
+        let Some(link) = self.links.get_mut(peer.spec.listener) else { return };
+        let Ok(split) = Split::new(header, packet) else {
+            return self.counters.malformed.add(1);
+        };
+        let (headroom, count) = (peer.channel.headroom(), split.count());
+        self.counters.tun_reads.observe(count);
+        peer.last_sent = now;
+        for index in 0..count {
+            let inner = split.segment_len(index);
+            let Some(frame) = link.place(headroom + inner, now) else {
+                return self.counters.send_dropped.add((count - index) as u64);
+            };
+            split.write(index, &mut frame[headroom..]);
+            if let Some(mss) = peer.mss {
+                mssfix::clamp(&mut frame[headroom..], mss);
+            }
+            if peer.channel.seal(frame).is_err() {
+                return self.counters.no_key.add((count - index) as u64);
+            }
+            link.queue.commit(headroom + inner, &peer.spec.path);
+            peer.stats.sent += (headroom + inner) as u64;
+            peer.moved += inner as u64;
+            self.counters.downlink_packets.add(1);
+            self.counters.downlink_bytes.add(inner as u64);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a worker owns, apart from the buffers that packets arrive in: so that a packet in them can be acted on.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use tessera_ebpf_common::PeerIdLayout;
+use tessera_offload::{Merge, Offloads};
+use tessera_proto::Instant;
+use tessera_wire::PeerId;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::Rung;
+use super::counters::WorkerCounters;
+use super::handover::{Handover, Kind};
+use super::message::{FromWorker, ToWorker};
+use super::peer::Peers;
+use super::waker::Waker;
+use super::worker::WorkerSetup;
+use crate::config::MssFix;
+use crate::net::SendQueue;
+use crate::net::tun::TunQueue;
+use crate::routes::RouteTable;
+
+/// A worker's socket at one listener, and what waits to be sent from it.
+pub(super) struct Link {
+    pub(super) socket: UdpSocket,
+    pub(super) queue: SendQueue,
+}
+
+impl Link {
+    /// Sends what is queued; how many datagrams the kernel could not take now.
+    pub(super) fn flush(&mut self, now: Instant) -> usize {
+        match self.queue.flush(self.socket.as_fd(), now) {
+            Ok(left) => left,
+            Err(_) => {
+                self.queue.clear();
+                0
+            }
+        }
+    }
+
+    /// Room for a datagram of `len` bytes, made by sending what is queued if need be.
+    #[inline]
+    pub(super) fn place(&mut self, len: usize, now: Instant) -> Option<&mut [u8]> {
+        if self.queue.place(len).is_none() {
+            self.flush(now);
+        }
+        self.queue.place(len)
+    }
+}
+
+/// See the module.
+pub(super) struct State {
+    pub(super) index: usize,
+    pub(super) layout: PeerIdLayout,
+    /// One for each listener.
+    pub(super) links: Vec<Link>,
+    pub(super) tun: Option<TunQueue>,
+    /// Inner packets that wait for the TUN, in the buffer that they were opened in.
+    pub(super) merge: Box<Merge>,
+    pub(super) offloads: Offloads,
+    /// The TUN refused a super-packet: nothing is merged before this time.
+    pub(super) merge_again: Option<Instant>,
+    pub(super) messages: Receiver<ToWorker>,
+    pub(super) shards: Vec<Sender<FromWorker>>,
+    pub(super) waker: Waker,
+    pub(super) client_to_client: bool,
+    pub(super) mssfix: MssFix,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) peers: Peers,
+    pub(super) routes: RouteTable,
+    pub(super) handover: Handover,
+    /// Messages that must not be lost and did not fit a shard's queue; bounded by the number of peers.
+    pub(super) backlog: Vec<(usize, FromWorker)>,
+}
+
+impl State {
+    pub(super) fn new(setup: WorkerSetup, handover: Handover) -> Self {
+        let gso = setup.rung != Rung::Basic;
+        let links = setup.sockets.into_iter().map(|socket| Link { socket, queue: SendQueue::new(gso) });
+        Self {
+            links: links.collect(),
+            peers: Peers::new(setup.layout),
+            routes: RouteTable::new(setup.max_routes),
+            merge: Box::new(Merge::new(setup.offloads)),
+            offloads: setup.offloads,
+            merge_again: None,
+            backlog: Vec::new(),
+            handover,
+            index: setup.index,
+            layout: setup.layout,
+            tun: setup.tun,
+            messages: setup.messages,
+            shards: setup.shards,
+            waker: setup.waker,
+            client_to_client: setup.client_to_client,
+            mssfix: setup.mssfix,
+            counters: setup.counters,
+        }
+    }
+
+    /// Gives a packet to another worker.
+    pub(super) fn hand_over(&mut self, to: usize, kind: Kind, packet: &[u8]) {
+        if self.handover.send(to, kind, packet) {
+            self.counters.handed_over.add(1);
+        } else {
+            self.counters.handover_full.add(1);
+        }
+    }
+
+    /// Tells the shard of a peer something.
+    pub(super) fn tell_about(&mut self, id: PeerId, message: FromWorker) {
+        if let Some(peer) = self.peers.lookup(id) {
+            let shard = peer.spec.shard;
+            self.tell(shard, message);
+        }
+    }
+
+    /// Tells a shard something, without waiting.
+    pub(super) fn tell(&mut self, shard: usize, message: FromWorker) {
+        let Some(queue) = self.shards.get(shard) else {
+            return;
+        };
+        if let Err(TrySendError::Full(message)) = queue.try_send(message) {
+            self.counters.shard_full.add(1);
+            if matches!(message, FromWorker::Removed { .. } | FromWorker::Exit(_)) {
+                self.backlog.push((shard, message));
+            }
+        }
+    }
+}
