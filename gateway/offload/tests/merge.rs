@@ -1,5 +1,7 @@
 //! What `Merge` writes, split again, is what was added: the same bytes, in order within each flow.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
+
 mod packets;
 
 use std::collections::{HashMap, VecDeque};

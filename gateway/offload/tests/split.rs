@@ -1,5 +1,7 @@
 //! `Split` against segmentation one field at a time.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
+
 mod packets;
 
 use packets::{ACK, CWR, ECE, FIN, PSH, Spec};
@@ -32,6 +34,7 @@ prop_compose! {
     ) -> Spec {
         Spec {
             v6, tcp, extension, df, tos, hops, id, ports, label, sequence, acknowledgement, window, urgent, payload,
+            networks: (8, random),
             source: random,
             destination: random.wrapping_mul(7),
             flags: flags.into_iter().fold(ACK, |all, flag| all | flag),

@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     /// The last byte of the addresses.
     pub(crate) source: u8,
     pub(crate) destination: u8,
+    /// The networks of the addresses.
+    pub(crate) networks: (u8, u8),
     pub(crate) ports: (u16, u16),
     /// TOS or traffic class.
     pub(crate) tos: u8,
@@ -49,6 +51,7 @@ impl Spec {
             tcp,
             source: 2,
             destination: 1,
+            networks: (8, 8),
             ports: (40_000, 443),
             tos: 0,
             hops: 64,
@@ -81,12 +84,14 @@ impl Spec {
     }
 
     fn addresses(&self) -> (Vec<u8>, Vec<u8>) {
-        if self.v6 {
-            let address = |last| [&[0xfd, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[last]].concat();
-            (address(self.source), address(self.destination))
-        } else {
-            (vec![10, 8, 0, self.source], vec![10, 8, 0, self.destination])
-        }
+        let address = |network, last| {
+            if self.v6 {
+                [&[0xfd, 0, 0, 0, 0, 0, 0, network, 0, 0, 0, 0, 0, 0, 0][..], &[last]].concat()
+            } else {
+                vec![10, network, 0, last]
+            }
+        };
+        (address(self.networks.0, self.source), address(self.networks.1, self.destination))
     }
 
     fn protocol(&self) -> u8 {
