@@ -14,17 +14,17 @@
 //!
 //! # What is merged
 //!
-//! Only what the kernel's own receive offload would merge, and what segmentation makes the same bytes of again. All in a run
-//! are equal in addresses, ports, TOS or traffic class, TTL or hop limit, DF and flow label; they have no IPv4 options, no
-//! extension headers, and are no fragments. Lengths are honest and every checksum is right: a packet with a wrong one
-//! passes alone and unchanged, because the kernel would give a good checksum to whatever it makes of a run.
+//! Only what segmentation makes the same bytes of again, by the rules of the kernel's own receive offload (with one exception: ids).
+//! All in a run are equal in addresses, ports, TOS or traffic class, TTL or hop limit, DF and flow label; they have no IPv4
+//! options, no extension headers, and are no fragments. Lengths are honest and every checksum is right: a packet with a wrong
+//! one passes alone and unchanged, because the kernel would give a good checksum to whatever it makes of a run.
 //!
 //! - TCP: the sequence goes on without a gap; acknowledgement, window and options are equal; the only flags are ACK and, on the
 //!   last, PSH. All payloads are equally long but the last, which may be shorter.
-//! - UDP: as for TCP, the payloads; the checksum is there.
+//! - UDP: the same of payloads; the checksum is there.
 //! - IPv4 ids: segmentation counts them up by one. Without DF the ids must do so. With DF they are *not looked at*, and come out
-//!   counted up from the first: nobody may make anything of the id of a datagram that cannot be fragmented (RFC 6864, 4.1),
-//!   and some systems send zeros, others random numbers.
+//!   counted up from the first: nobody may make anything of the id of a datagram that cannot be fragmented (RFC 6864, 4.1), and
+//!   while some systems count it up, others send zeros or random numbers.
 //!
 //! Nothing overtakes within a flow: a packet of it that does not fit ends its run, and so does a fragment or another odd packet
 //! between the same addresses. Runs are written in the order of their first packets.

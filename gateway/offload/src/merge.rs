@@ -10,7 +10,7 @@ use crate::vnet::{NEEDS_CSUM, VnetHeader};
 /// Packets between two drains: four full receive batches of 64.
 pub const MAX_PACKETS: usize = 256;
 
-/// Most packets in a run: kernels before 6.8 take no more UDP segments.
+/// Most packets in a run: older kernels take no more UDP segments in one packet.
 pub const MAX_RUN: usize = 64;
 
 /// An IP packet's length must fit its field.
