@@ -189,7 +189,7 @@ fn replies_over_v6_leave_from_the_address_spoken_to() {
     std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         for command in
-            ["link set lo up", "addr add fd00:7e55::2/128 dev lo", "addr add fd00:7e55::3/128 dev lo"]
+            ["link set lo up", "addr add fd00:7e55::2/128 dev lo nodad", "addr add fd00:7e55::3/128 dev lo nodad"]
         {
             assert!(std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success());
         }
