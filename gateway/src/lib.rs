@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod admin;
+pub mod bpf;
 pub mod cli;
 pub mod clock;
 pub mod config;
