@@ -137,7 +137,9 @@ impl Directory {
     /// When the pool is exhausted, or a static address is taken.
     pub fn lease(&self, request: LeaseRequest<'_>) -> Result<Lease, LeaseError> {
         let name = request.common_name.filter(|_| !self.duplicate_cn);
-        self.state().pool.acquire(LeaseRequest { common_name: name, ..request })
+        let mut state = self.state();
+        let worker = Some(state.peer_ids.next_worker());
+        state.pool.acquire(LeaseRequest { common_name: name, worker, ..request })
     }
 
     /// Gives addresses back.
@@ -145,12 +147,14 @@ impl Directory {
         self.state().pool.release(lease);
     }
 
-    /// A peer-id on the least loaded worker.
+    /// A peer-id on the worker that the address of its lease names, so that packets for it are steered there by arithmetic;
+    /// on the least loaded one when that has too many clients already.
     ///
     /// # Errors
     /// When there are as many clients as there may be.
-    pub fn allocate_peer(&self, now: Instant) -> Result<PeerHandle, PeerIdError> {
-        self.state().peer_ids.allocate(now)
+    pub fn allocate_peer(&self, lease: Option<&Lease>, now: Instant) -> Result<PeerHandle, PeerIdError> {
+        let address = lease.and_then(|lease| lease.v4().map(Into::into).or(lease.v6().map(Into::into)));
+        self.state().peer_ids.allocate(address, now)
     }
 
     /// Gives a peer-id back.

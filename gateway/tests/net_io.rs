@@ -27,8 +27,16 @@ fn backends() -> [IoBackend; 2] {
 }
 
 fn group(family: Family) -> ListenerGroup {
-    let spec =
-        ListenSpec { addr: None, port: 0, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None, gro: false };
+    let spec = ListenSpec {
+        addr: None,
+        port: 0,
+        family,
+        bind_dev: None,
+        sndbuf: None,
+        rcvbuf: None,
+        mark: None,
+        gro: false,
+    };
     ListenerGroup::open(&spec, 1, 1).unwrap()
 }
 

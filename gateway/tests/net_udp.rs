@@ -188,9 +188,11 @@ fn replies_over_v6_leave_from_the_address_spoken_to() {
     // A second IPv6 address needs a network namespace of our own; it goes away with the thread.
     std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        for command in
-            ["link set lo up", "addr add fd00:7e55::2/128 dev lo nodad", "addr add fd00:7e55::3/128 dev lo nodad"]
-        {
+        for command in [
+            "link set lo up",
+            "addr add fd00:7e55::2/128 dev lo nodad",
+            "addr add fd00:7e55::3/128 dev lo nodad",
+        ] {
             assert!(std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success());
         }
         for family in [Family::V6, Family::Dual] {
@@ -280,9 +282,8 @@ fn datagrams_longer_than_the_link_go_one_by_one() {
     // The kernel refuses to cut what it would have to fragment.
     std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        for command in ["link set lo mtu 1400 up"] {
-            assert!(std::process::Command::new("ip").args(command.split(' ')).status().unwrap().success());
-        }
+        let up = ["link", "set", "lo", "mtu", "1400", "up"];
+        assert!(std::process::Command::new("ip").args(up).status().unwrap().success());
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_nonblocking(true).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -41,13 +41,15 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
 type Pick<T> = fn(&WorkerCounters) -> &T;
 
 fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
-    let rungs = sheet.gauges("tessera_datapath_rung", "1 for the rung of the data path that is live", &["rung"])?;
+    let rungs =
+        sheet.gauges("tessera_datapath_rung", "1 for the rung of the data path that is live", &["rung"])?;
     for rung in Rung::ALL {
         rungs.with_label_values(&[rung.name()]).set((rung == admin.datapath.rung()).into());
     }
     let workers = admin.data.counters();
     let sum = |pick: Pick<Counter>| workers.iter().map(|c| pick(c).read()).sum::<u64>();
-    let packets = sheet.counters("tessera_data_packets_total", "Inner packets that passed", &["direction"])?;
+    let packets =
+        sheet.counters("tessera_data_packets_total", "Inner packets that passed", &["direction"])?;
     let bytes = sheet.counters("tessera_data_bytes_total", "Their bytes", &["direction"])?;
     packets.with_label_values(&["up"]).inc_by(sum(|c| &c.uplink_packets));
     packets.with_label_values(&["down"]).inc_by(sum(|c| &c.downlink_packets));
@@ -76,6 +78,16 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     events.with_label_values(&["handed_over"]).inc_by(sum(|c| &c.handed_over));
     events.with_label_values(&["control_passed"]).inc_by(sum(|c| &c.control_passed));
     events.with_label_values(&["send_unsegmented"]).inc_by(sum(|c| &c.send_unsegmented));
+    let programs = sheet.counters(
+        "tessera_bpf_packets_total",
+        "What BPF programs have seen",
+        &["program", "verdict"],
+    )?;
+    for (program, counters) in admin.data.steering().counters() {
+        for (reason, count) in counters.iter().filter(|(_, count)| *count > 0) {
+            programs.with_label_values(&[program, reason.name()]).inc_by(count);
+        }
+    }
     Ok(())
 }
 

@@ -136,6 +136,7 @@ impl Running {
 
         let tun = open_tun(config, &mut datapath, workers)?;
         let mut groups = open_listeners(config, datapath.rung(), workers, shard_count)?;
+        let steering = datapath.steer(config, &groups, tun.as_ref(), layout)?;
         datapath.announce(workers);
         let applied = set_up_link(config, tun.as_ref())?;
         let base_env = env::base(config, tun.as_ref().map(|tun| (tun.name.as_str(), tun.ifindex)));
@@ -169,6 +170,7 @@ impl Running {
             (0..shard_count).map(|_| mpsc::channel(WORKER_QUEUE)).unzip();
         let data = DataPlane::start(DataPlaneSetup {
             layout,
+            steering,
             sockets: (0..workers)
                 .map(|_| groups.iter_mut().map(|group| group.worker_sockets.remove(0)).collect())
                 .collect(),

@@ -13,6 +13,7 @@ mod peer;
 mod readiness;
 mod rung;
 mod state;
+mod steering;
 mod upkeep;
 mod uplink;
 mod waker;
@@ -31,11 +32,13 @@ use tokio::sync::mpsc::Sender;
 pub use counters::{BatchSizes, Counter, WorkerCounters};
 pub use message::{FromWorker, PeerSpec, PeerStats, ToWorker};
 pub use rung::Rung;
+pub use steering::Steering;
 pub use waker::Waker;
 pub use worker::WorkerSetup;
 
 use crate::config::MssFix;
 use crate::net::tun::TunQueue;
+use crate::routes::Prefix;
 use handover::Handover;
 use worker::Worker;
 
@@ -47,6 +50,8 @@ const MESSAGES: usize = 8192;
 pub struct DataPlaneSetup {
     /// How peer-ids name workers.
     pub layout: PeerIdLayout,
+    /// What the kernel is told of peers and routes.
+    pub steering: Steering,
     /// For each worker, its socket for each listener.
     pub sockets: Vec<Vec<std::net::UdpSocket>>,
     /// For each worker, its TUN queue; empty with `dev null`.
@@ -79,6 +84,7 @@ pub struct DataPlane {
 pub struct DataHandle {
     layout: PeerIdLayout,
     workers: Vec<(SyncSender<ToWorker>, Waker)>,
+    steering: Arc<Steering>,
     counters: Vec<Arc<WorkerCounters>>,
 }
 
@@ -90,7 +96,12 @@ impl DataPlane {
     pub fn start(setup: DataPlaneSetup) -> io::Result<Self> {
         let wakers = setup.sockets.iter().map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
         let mut tun = setup.tun.into_iter();
-        let mut handle = DataHandle { layout: setup.layout, workers: Vec::new(), counters: Vec::new() };
+        let mut handle = DataHandle {
+            layout: setup.layout,
+            workers: Vec::new(),
+            steering: Arc::new(setup.steering),
+            counters: Vec::new(),
+        };
         let mut threads = Vec::new();
         let meshed = Handover::mesh(&wakers).into_iter().zip(wakers.clone());
         for (index, (sockets, (handover, waker))) in setup.sockets.into_iter().zip(meshed).enumerate() {
@@ -149,12 +160,37 @@ impl DataHandle {
         }
     }
 
-    /// Tells every worker something.
-    pub fn tell_all(&self, message: impl Fn() -> ToWorker) {
+    /// Makes a peer known, before it learns its peer-id.
+    pub fn add_peer(&self, spec: Box<PeerSpec>) {
+        self.steering.peer_arrives(spec.id);
+        self.tell(spec.id, ToWorker::Add(spec));
+    }
+
+    /// Takes a peer and its routes away; its worker reports what it moved.
+    pub fn remove_peer(&self, id: PeerId, generation: u64) {
+        self.tell(id, ToWorker::Remove { id, generation });
+        self.steering.peer_leaves(id);
+        self.steering.remove_routes(id);
+        self.tell_all(|| ToWorker::RemoveRoutes(id));
+    }
+
+    /// Leads `prefix` to a peer, wherever a packet for it comes up.
+    pub fn add_route(&self, prefix: Prefix, id: PeerId) {
+        self.tell_all(|| ToWorker::AddRoute(prefix, id));
+        self.steering.add_route(prefix, id);
+    }
+
+    fn tell_all(&self, message: impl Fn() -> ToWorker) {
         for (sender, waker) in &self.workers {
             let _ = sender.send(message());
             waker.wake();
         }
+    }
+
+    /// What brings packets to their workers.
+    #[must_use]
+    pub fn steering(&self) -> &Steering {
+        &self.steering
     }
 
     /// What each worker has counted.

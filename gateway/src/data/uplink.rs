@@ -31,13 +31,7 @@ impl State {
     /// Acts on every datagram of a train; how many there were. Inner packets for the TUN stay in `buf` until
     /// [`State::write_merged`].
     #[inline]
-    pub(super) fn handle_train(
-        &mut self,
-        listener: usize,
-        train: &Train,
-        buf: &mut [u8],
-        now: Now,
-    ) -> usize {
+    pub(super) fn handle_train(&mut self, listener: usize, train: &Train, buf: &mut [u8], now: Now) -> usize {
         let (mut start, end) = (train.start, train.start + train.len);
         let mut count = 0;
         while start < end {

@@ -120,8 +120,7 @@ impl Worker {
         let tun = setup.tun.as_ref().map(AsFd::as_fd);
         let sources = setup.sockets.iter().map(AsFd::as_fd).chain(tun).chain([setup.waker.as_fd()]);
         let ready = Readiness::new(sources, setup.sockets.len())?;
-        let recv =
-            if setup.rung == Rung::Basic { RecvBatch::new(setup.room) } else { RecvBatch::with_gro() };
+        let recv = if setup.rung == Rung::Basic { RecvBatch::new(setup.room) } else { RecvBatch::with_gro() };
         let scratch = vec![0; MAX_READ].into();
         Ok(Self { recv, scratch, ready, state: State::new(setup, handover) })
     }

@@ -1,9 +1,11 @@
-//! Peer-ids: the least loaded worker gets the next client, and a freed id rests before it is used again.
+//! Peer-ids: the worker that its address names or the least loaded one gets the next client, and a freed id rests before it is used again.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tessera_ebpf_common::PeerIdLayout;
+use tessera_ebpf_common::steer::worker_of_address;
 use tessera_wire::PeerId;
 
 /// How long a released peer-id rests. Packets, steering-map updates and worker reports for its former owner that are
@@ -13,6 +15,10 @@ pub const REUSE_DELAY: Duration = Duration::from_secs(60);
 /// Slots a worker may have beyond `max-clients`, so that ids at rest do not keep clients out: 270 clients may leave
 /// each second for ever before an id is missing. It bounds the tables that are indexed by slot.
 const RESTING_SLOTS: u32 = 16 * 1024;
+
+/// How many clients more than another a worker may get because their addresses name it. Remembered and static addresses choose
+/// their worker; past this, balance is worth more than steering them by arithmetic.
+pub(super) const IMBALANCE: u32 = 16;
 
 /// Why there is no peer-id. Either way the client may try again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,37 +84,59 @@ impl PeerIdAllocator {
         self.slot_limit
     }
 
+    /// Every peer-id that is ever used is below this.
+    #[must_use]
+    pub const fn peer_id_limit(&self) -> u32 {
+        self.slot_limit.saturating_mul(self.layout.workers())
+    }
+
     /// How many clients hold a peer-id.
     #[must_use]
     pub const fn live(&self) -> u32 {
         self.live
     }
 
-    /// A peer-id at the worker with the fewest clients (the first of equals), the lowest slot there that rested long
-    /// enough. `now` must not run backwards.
+    /// A peer-id at the worker that `address` names, unless that has [`IMBALANCE`] more clients than another; else at the
+    /// worker with the fewest (the first of equals). It has the lowest slot there that rested long enough. `now` must not run
+    /// backwards.
     ///
     /// # Errors
     /// [`PeerIdError`]; the client should be asked to come back later.
-    pub fn allocate(&mut self, now: Instant) -> Result<PeerHandle, PeerIdError> {
+    pub fn allocate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<PeerHandle, PeerIdError> {
         if self.live >= self.max_clients {
             return Err(PeerIdError::TooManyClients(self.max_clients));
         }
         for worker in &mut self.workers {
             worker.wake(now);
         }
-        let slot_limit = self.slot_limit;
-        let chosen =
-            (0..).zip(&mut self.workers).filter(|(_, w)| w.has_slot(slot_limit)).min_by_key(|(_, w)| w.live);
-        let Some((index, worker)) = chosen else {
+        let with_slot = self.workers.iter().filter(|worker| worker.has_slot(self.slot_limit));
+        let Some(least) = with_slot.map(|worker| worker.live).min() else {
             return Err(PeerIdError::AllResting);
         };
+        let named = address.map(|address| worker_of_address(address, self.layout) as usize);
+        let fits = |worker: &Worker, most: u32| {
+            worker.has_slot(self.slot_limit) && worker.live <= least.saturating_add(most)
+        };
+        let chosen = named
+            .filter(|index| fits(&self.workers[*index], IMBALANCE))
+            .or_else(|| self.workers.iter().position(|worker| fits(worker, 0)));
+        let Some(index) = chosen else { return Err(PeerIdError::AllResting) };
         self.last_generation += 1;
         let generation = self.last_generation;
-        let slot = worker.take(generation);
+        let slot = self.workers[index].take(generation);
         self.live += 1;
-        let id =
-            self.layout.compose(slot, index).expect("slots are below slot_limit, workers below workers()");
+        let id = self
+            .layout
+            .compose(slot, index as u32)
+            .expect("slots are below slot_limit, workers below workers()");
         Ok(PeerHandle { id, generation })
+    }
+
+    /// The worker with the fewest clients, and how peer-ids and addresses name it: what an address is best chosen for.
+    #[must_use]
+    pub fn next_worker(&self) -> (u32, PeerIdLayout) {
+        let least = (0..).zip(&self.workers).min_by_key(|(_, worker)| worker.live);
+        (least.map_or(0, |(index, _)| index), self.layout)
     }
 
     /// Returns a peer-id, which rests from `now` on. `false` when `handle` is not live: it was released before, and
@@ -187,26 +215,40 @@ mod tests {
     fn clients_spread_over_the_workers() {
         let mut ids = allocator(4, 100);
         let now = crate::clock::now();
-        let handles: Vec<_> = (0..8).map(|_| ids.allocate(now).unwrap()).collect();
+        let handles: Vec<_> = (0..8).map(|_| ids.allocate(None, now).unwrap()).collect();
         assert_eq!(handles.iter().map(|h| h.id.get()).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
         // Two clients leave worker 2: the next two go there, into new slots.
         assert!(ids.release(handles[2], now));
         assert!(ids.release(handles[6], now));
-        assert_eq!(ids.allocate(now).unwrap().id.get(), 2 << 2 | 2);
-        assert_eq!(ids.allocate(now).unwrap().id.get(), 3 << 2 | 2);
+        assert_eq!(ids.allocate(None, now).unwrap().id.get(), 2 << 2 | 2);
+        assert_eq!(ids.allocate(None, now).unwrap().id.get(), 3 << 2 | 2);
+    }
+
+    #[test]
+    fn addresses_choose_the_worker_within_balance() {
+        let mut ids = allocator(2, 100);
+        let now = crate::clock::now();
+        let even = Some(IpAddr::from([10, 8, 0, 4]));
+        let mut counts = [0; 2];
+        for _ in 0..40 {
+            counts[ids.allocate(even, now).unwrap().id.get() as usize & 1] += 1;
+        }
+        assert_eq!(counts, [20 + IMBALANCE / 2 + 1, 20 - IMBALANCE / 2 - 1]);
+        assert_eq!(ids.next_worker().0, 1);
+        assert_eq!(ids.allocate(Some("fd00::3".parse().unwrap()), now).unwrap().id.get() & 1, 1);
     }
 
     #[test]
     fn an_id_rests_for_a_minute() {
         let mut ids = allocator(1, 1);
         let start = crate::clock::now();
-        let first = ids.allocate(start).unwrap();
-        assert_eq!(ids.allocate(start), Err(PeerIdError::TooManyClients(1)));
+        let first = ids.allocate(None, start).unwrap();
+        assert_eq!(ids.allocate(None, start), Err(PeerIdError::TooManyClients(1)));
         assert!(ids.release(first, start));
-        let second = ids.allocate(start + REUSE_DELAY - Duration::from_millis(1)).unwrap();
+        let second = ids.allocate(None, start + REUSE_DELAY - Duration::from_millis(1)).unwrap();
         assert_ne!(second.id, first.id);
         assert!(ids.release(second, start + REUSE_DELAY));
-        let third = ids.allocate(start + REUSE_DELAY).unwrap();
+        let third = ids.allocate(None, start + REUSE_DELAY).unwrap();
         assert_eq!(third.id, first.id);
         assert_ne!(third.generation, first.generation);
         assert!(!ids.is_live(first));
@@ -219,12 +261,12 @@ mod tests {
         let mut ids = allocator(1, 2);
         let start = crate::clock::now();
         for _ in 0..ids.slot_limit() {
-            let handle = ids.allocate(start).unwrap();
+            let handle = ids.allocate(None, start).unwrap();
             assert!(handle.id.get() < ids.slot_limit());
             ids.release(handle, start);
         }
-        assert_eq!(ids.allocate(start), Err(PeerIdError::AllResting));
-        assert!(ids.allocate(start + REUSE_DELAY).is_ok());
+        assert_eq!(ids.allocate(None, start), Err(PeerIdError::AllResting));
+        assert!(ids.allocate(None, start + REUSE_DELAY).is_ok());
     }
 
     #[derive(Debug, Clone)]
@@ -259,7 +301,7 @@ mod tests {
             let mut released_at: HashMap<PeerId, Instant> = HashMap::new();
             for step in steps {
                 match step {
-                    Step::Allocate => match ids.allocate(now) {
+                    Step::Allocate => match ids.allocate(None, now) {
                         Ok(handle) => {
                             prop_assert!(live.iter().all(|other| other.id != handle.id));
                             if let Some(released) = released_at.get(&handle.id) {

@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use tessera_ebpf_common::PeerIdLayout;
+use tessera_ebpf_common::steer::worker_of_address;
+
 /// Most entries of a pool: a /16, which is what OpenVPN allows. It bounds the memory of a pool to a few MiB.
 pub const MAX_POOL_SIZE: u32 = 65_536;
 
@@ -43,6 +46,8 @@ pub struct LeaseRequest<'a> {
     pub static_v4: Option<Ipv4Addr>,
     /// `ifconfig-ipv6-push`: exactly this address in place of the pool's.
     pub static_v6: Option<Ipv6Addr>,
+    /// Of addresses that nobody is remembered for, rather one that names this worker.
+    pub worker: Option<(u32, PeerIdLayout)>,
 }
 
 /// The addresses that one client holds. Only [`AddressPool::release`] gives them back.
@@ -164,7 +169,7 @@ impl AddressPool {
     }
 
     /// Leases addresses: the static ones as they are; from the pool the entry that the client had last, else the lowest
-    /// that nobody is remembered for, else the one that was released longest ago.
+    /// that nobody is remembered for (and that names the wanted worker, if one of the next few does), else the one that was released longest ago.
     ///
     /// # Errors
     /// [`LeaseError`]; then nothing has changed.
@@ -179,7 +184,7 @@ impl AddressPool {
         let wants_pool =
             request.static_v4.is_none() && !(self.v4_start.is_none() && request.static_v6.is_some());
         let entry = if wants_pool {
-            let Some(entry) = self.choose(request.common_name) else {
+            let Some(entry) = self.choose(request.common_name, request.worker) else {
                 for address in statics.iter().flatten() {
                     self.unblock(*address);
                 }
@@ -299,9 +304,16 @@ impl AddressPool {
         }
     }
 
-    fn choose(&self, name: Option<&str>) -> Option<u32> {
+    fn choose(&self, name: Option<&str>, worker: Option<(u32, PeerIdLayout)>) -> Option<u32> {
+        let names_worker = |entry: &&u32| {
+            let address = self.v4_of(**entry).map(IpAddr::V4).or(self.v6_of(**entry).map(IpAddr::V6));
+            worker.zip(address).is_none_or(|((worker, layout), a)| worker_of_address(a, layout) == worker)
+        };
+        // Neighbours name different workers: one of the next few fits, unless few are left.
+        let look = worker.map_or(1, |(_, layout)| 2 * layout.workers() as usize);
         name.and_then(|name| self.by_name.get(name).copied())
             .filter(|entry| self.entries[*entry as usize].is_free())
+            .or_else(|| self.fresh.iter().take(look).find(names_worker).copied())
             .or_else(|| self.fresh.first().copied())
             .or_else(|| self.remembered.first_key_value().map(|(_, entry)| *entry))
     }
@@ -569,6 +581,7 @@ mod tests {
                     Step::Acquire { name, static_v4, static_v6 } => {
                         let name = name.map(|n| format!("client{n}"));
                         let request = LeaseRequest {
+                            worker: None,
                             common_name: name.as_deref(),
                             static_v4: static_v4.map(|n| v4(1 + n)),
                             static_v6: static_v6.map(|n| v6(0x100 - u16::from(size) + u16::from(n))),

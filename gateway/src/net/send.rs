@@ -223,8 +223,15 @@ impl SendQueue {
             last.closed = len < last.segment;
             return true;
         }
-        self.trains[self.filled] =
-            Train { start, len, segment: len, count: 1, remote: path.remote, local: path.local, ..Train::OPEN };
+        self.trains[self.filled] = Train {
+            start,
+            len,
+            segment: len,
+            count: 1,
+            remote: path.remote,
+            local: path.local,
+            ..Train::OPEN
+        };
         self.filled += 1;
         true
     }

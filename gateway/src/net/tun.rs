@@ -6,8 +6,8 @@
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -103,7 +103,8 @@ impl Tun {
                 .custom_flags(libc::O_NONBLOCK)
                 .open(&spec.node)
                 .map_err(|e| fail(&format!("open {}", spec.node.display()), e))?;
-            name = attach(&file, &name, spec.offload).map_err(|e| fail(&format!("create {name}"), e.into()))?;
+            name =
+                attach(&file, &name, spec.offload).map_err(|e| fail(&format!("create {name}"), e.into()))?;
             queues.push(TunQueue { file, vnet: spec.offload });
         }
         let ifindex = nix::net::if_::if_nametoindex(name.as_str())

@@ -56,6 +56,8 @@ pub struct ListenerGroup {
     pub worker_sockets: Vec<UdpSocket>,
     /// One non-blocking socket per session shard, in shard order.
     pub shard_sockets: Vec<UdpSocket>,
+    /// IPv4 comes in on its IPv6 sockets, too.
+    pub dual: bool,
     /// How the kernel chooses among them.
     pub steering: Steering,
     /// Receive buffer the kernel really granted, in bytes of its own bookkeeping (twice the payload).
@@ -106,7 +108,17 @@ impl ListenerGroup {
         };
         let shard_sockets = sockets.split_off(workers).into_iter().map(UdpSocket::from).collect();
         let worker_sockets = sockets.into_iter().map(UdpSocket::from).collect();
-        Ok(Self { local: addr, worker_sockets, shard_sockets, steering, rcvbuf, sndbuf })
+        let dual = spec.family == Family::Dual && addr.ip().is_unspecified();
+        Ok(Self { local: addr, worker_sockets, shard_sockets, dual, steering, rcvbuf, sndbuf })
+    }
+}
+
+impl ListenerGroup {
+    /// The addresses that its datagrams are sent to: a socket of both families has two.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<SocketAddr> {
+        let dual = self.dual.then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.local.port()));
+        std::iter::once(self.local).chain(dual).collect()
     }
 }
 

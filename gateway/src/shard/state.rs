@@ -382,8 +382,7 @@ impl Shard {
                 self.directory.leave(path.remote, self.session_ref(handle));
             }
             // The worker stops at once and reports what the client moved; the rest follows then.
-            self.data.tell(id, ToWorker::Remove { id, generation });
-            self.data.tell_all(|| ToWorker::RemoveRoutes(id));
+            self.data.remove_peer(id, generation);
         }
     }
 

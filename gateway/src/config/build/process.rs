@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Draft, Effect, MAX_SECONDS, Outcome, bad, number, seconds, text, word};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::Directive;
-use crate::data::Rung;
 use crate::config::model::{ControlSocket, IoChoice, Log, Status, Threads, TokenVerify};
+use crate::data::Rung;
 
 /// How often a status file is written unless told, as with OpenVPN.
 const STATUS_INTERVAL: u64 = 60;

@@ -108,7 +108,8 @@ mod tests {
                 bind_dev: None,
                 sndbuf: None,
                 rcvbuf: None,
-                mark: None, gro: false,
+                mark: None,
+                gro: false,
             };
             let mut group = ListenerGroup::open(&spec, 1, 1).unwrap();
             let port = group.local.port();

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Login, Stop};
 use crate::clock;
 use crate::config::{Ifconfig4, TokenVerify};
-use crate::data::{PeerSpec, PeerStats, ToWorker};
+use crate::data::{PeerSpec, PeerStats};
 use crate::directory::Claim;
 use crate::hooks::{Answer, Assigned, Env, Farewell, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
@@ -125,10 +125,11 @@ impl Login<'_> {
         let token = self.remember_token(&account, &mut own).await?;
         resources.env = env.clone();
         let assigned = self.assigned(resources.lease.as_ref(), &own);
-        let peer = shard.directory.allocate_peer(clock::now()).map_err(|error| {
-            warn!(remote = %self.path.remote, "{error}");
-            Stop::temporary("the gateway is full")
-        })?;
+        let peer =
+            shard.directory.allocate_peer(resources.lease.as_ref(), clock::now()).map_err(|error| {
+                warn!(remote = %self.path.remote, "{error}");
+                Stop::temporary("the gateway is full")
+            })?;
         resources.peer = Some(peer);
         let learned = &mut resources.learned;
         let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own, learned).await?;
@@ -191,6 +192,7 @@ impl Login<'_> {
 
     fn lease(&self, name: &str, own: &Overlay) -> Result<Lease, Stop> {
         let request = LeaseRequest {
+            worker: None,
             common_name: (!name.is_empty()).then_some(name),
             static_v4: own.ifconfig.map(|(address, _)| address),
             static_v6: own.ifconfig_ipv6.map(|(address, ..)| address),
@@ -389,9 +391,9 @@ impl Login<'_> {
         shard.admit(self.handle, client);
         resources.handed_over = true;
         for prefix in routes {
-            shard.data.tell_all(|| ToWorker::AddRoute(prefix, peer.id));
+            shard.data.add_route(prefix, peer.id);
         }
-        shard.data.tell(peer.id, ToWorker::Add(Box::new(spec)));
+        shard.data.add_peer(Box::new(spec));
         shard.directory.place(remote, shard.session_ref(self.handle), owner);
         let agreed = shard.with_session(self.handle, |s| s.establish(proof, push, clock::read())).flatten();
         let Some(agreed) = agreed else {
