@@ -1,7 +1,5 @@
 //! Splitting and merging allocate nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
-
 mod packets;
 
 use std::alloc::{GlobalAlloc, Layout, System};
