@@ -5,17 +5,18 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256i, _mm256_add_epi32, _mm256_add_epi64, _mm256_and_si256, _mm256_extract_epi64, _mm256_loadu_si256,
-    _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_srli_epi32, _mm256_srli_epi64,
-    _mm256_storeu_si256,
+    __m256i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm256_add_epi32, _mm256_castsi256_si128,
+    _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256,
+    _mm256_storeu_si256, _mm256_xor_si256,
 };
 
 /// Shorter input is not worth the wide registers.
 const WIDE_FROM: usize = 64;
 
-/// The wide loops add words in 32-bit lanes, one word a lane for each 64 bytes: far from an overflow within this many bytes.
+/// The wide loops add in 32-bit lanes: two words of at most 2^15 each, for every 32 bytes, and all lanes at the end. That stays
+/// below 2^31 within this many bytes.
 #[cfg(target_arch = "x86_64")]
-const WIDE_CHUNK: usize = 1 << 18;
+const WIDE_CHUNK: usize = 1 << 15;
 
 /// A sum that is not folded yet. At most 2^31 bytes may go into one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -141,37 +142,36 @@ fn copy_portable(from: &[u8], to: &mut [u8]) -> u64 {
     sum + sum_rest(rest)
 }
 
-/// The sum of fewer than eight bytes: the rest of them are zeros.
+/// The sum of fewer than eight bytes.
 #[inline]
 fn sum_rest(rest: &[u8]) -> u64 {
-    let mut eight = [0; 8];
-    for (to, from) in eight.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    let word = u64::from_ne_bytes(eight);
-    (word & 0xffff_ffff) + (word >> 32)
+    let (fours, rest) = rest.as_chunks::<4>();
+    let (twos, rest) = rest.as_chunks::<2>();
+    let four = fours.first().map_or(0, |four| u32::from_ne_bytes(*four));
+    let two = twos.first().map_or(0, |two| u16::from_ne_bytes(*two));
+    let one = rest.first().map_or(0, |one| u16::from_ne_bytes([*one, 0]));
+    u64::from(four) + u64::from(two) + u64::from(one)
 }
 
-/// Words of one vector into two accumulators of eight lanes each.
+/// Adds the words of a vector to the lanes, each less 2^15: the instruction that adds pairs of words takes them as signed.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn accumulate(low: &mut __m256i, high: &mut __m256i, words: __m256i) {
-    *low = _mm256_add_epi32(*low, _mm256_and_si256(words, _mm256_set1_epi32(0xffff)));
-    *high = _mm256_add_epi32(*high, _mm256_srli_epi32::<16>(words));
+fn accumulate(lanes: __m256i, words: __m256i) -> __m256i {
+    let signed = _mm256_xor_si256(words, _mm256_set1_epi16(i16::MIN));
+    _mm256_add_epi32(lanes, _mm256_madd_epi16(signed, _mm256_set1_epi16(1)))
 }
 
-/// All lanes together.
+/// All lanes together, and what [`accumulate`] had taken from each word of `blocks` blocks.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn gather(lanes: __m256i) -> u64 {
-    let low = _mm256_and_si256(lanes, _mm256_set1_epi64x(0xffff_ffff));
-    let pairs = _mm256_add_epi64(low, _mm256_srli_epi64::<32>(lanes));
-    (_mm256_extract_epi64::<0>(pairs) as u64)
-        + (_mm256_extract_epi64::<1>(pairs) as u64)
-        + (_mm256_extract_epi64::<2>(pairs) as u64)
-        + (_mm256_extract_epi64::<3>(pairs) as u64)
+fn gather(lanes: __m256i, blocks: usize) -> u64 {
+    let four = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256::<1>(lanes));
+    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+    let one = _mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+    let taken = (blocks as i64) * 32 * (1 << 15);
+    (taken + i64::from(_mm_cvtsi128_si32(one))) as u64
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -180,8 +180,7 @@ fn sum_avx2(bytes: &[u8]) -> u64 {
     let mut sum = 0;
     for chunk in bytes.chunks(WIDE_CHUNK) {
         let (blocks, rest) = chunk.as_chunks::<64>();
-        let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-        let (mut low2, mut high2) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
         for block in blocks {
             let at = block.as_ptr().cast::<__m256i>();
             // SAFETY: the block's first 32 bytes; no alignment is asked for.
@@ -190,10 +189,10 @@ fn sum_avx2(bytes: &[u8]) -> u64 {
             let at = unsafe { at.add(1) };
             // SAFETY: the block's last 32 bytes.
             let second = unsafe { _mm256_loadu_si256(at) };
-            accumulate(&mut low, &mut high, first);
-            accumulate(&mut low2, &mut high2, second);
+            even = accumulate(even, first);
+            odd = accumulate(odd, second);
         }
-        sum += gather(low) + gather(high) + gather(low2) + gather(high2) + sum_portable(rest);
+        sum += gather(_mm256_add_epi32(even, odd), blocks.len()) + sum_portable(rest);
     }
     sum
 }
@@ -205,8 +204,7 @@ fn copy_avx2(from: &[u8], to: &mut [u8]) -> u64 {
     for (chunk, place) in from.chunks(WIDE_CHUNK).zip(to.chunks_mut(WIDE_CHUNK)) {
         let (blocks, rest) = chunk.as_chunks::<64>();
         let (places, end) = place.as_chunks_mut::<64>();
-        let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-        let (mut low2, mut high2) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
         for (block, place) in blocks.iter().zip(places) {
             let at = block.as_ptr().cast::<__m256i>();
             let out = place.as_mut_ptr().cast::<__m256i>();
@@ -222,10 +220,10 @@ fn copy_avx2(from: &[u8], to: &mut [u8]) -> u64 {
             let out = unsafe { out.add(1) };
             // SAFETY: the place's last 32 bytes.
             unsafe { _mm256_storeu_si256(out, second) };
-            accumulate(&mut low, &mut high, first);
-            accumulate(&mut low2, &mut high2, second);
+            even = accumulate(even, first);
+            odd = accumulate(odd, second);
         }
-        sum += gather(low) + gather(high) + gather(low2) + gather(high2) + copy_portable(rest, end);
+        sum += gather(_mm256_add_epi32(even, odd), blocks.len()) + copy_portable(rest, end);
     }
     sum
 }
@@ -272,8 +270,10 @@ mod tests {
             all_ways(&vec![0xff; len]);
             all_ways(&vec![0; len]);
         }
-        for len in [65_535, 65_536, (1 << 18) - 1, (1 << 18) + 65, 600_001] {
-            all_ways(&vec![0xff; len]);
+        for len in [(1 << 15) - 1, (1 << 15) + 65, 65_535, 65_536, 600_001] {
+            for byte in [0, 0x7f, 0x80, 0xff] {
+                all_ways(&vec![byte; len]);
+            }
         }
     }
 

@@ -26,7 +26,7 @@ const NONE: u16 = u16::MAX;
 
 /// Finds runs among packets that stand in one buffer: [`Merge::add`] each, then [`Merge::drain`].
 ///
-/// About 16 KiB of fixed arrays, one per worker.
+/// About 18 KiB of fixed arrays, one per worker.
 #[derive(Debug)]
 pub struct Merge {
     offloads: Offloads,

@@ -243,11 +243,11 @@ fn make(spec: &mut Spec, flow: usize, event: Event, serial: u32, size: usize) ->
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn everything_comes_out_as_it_went_in_and_in_order(
-        steps in prop::collection::vec((0usize..6, events()), 1..150),
+        steps in prop::collection::vec((0usize..6, events()), 1..120),
         burst in 1usize..8,
         size in prop_oneof![1usize..60, 100usize..1400],
         offloads in prop_oneof![8 => Just(ALL), 1 => any::<(bool, bool, bool, bool)>().prop_map(|(tso4, tso6, uso4, uso6)| Offloads { tso4, tso6, uso4, uso6 })],
