@@ -1,6 +1,6 @@
 //! The kernel interfaces: UDP listener groups, batches, TUN, netlink, and the control-plane I/O seam.
 //!
-//! Data flow: [`udp`] opens the sockets, [`batch`] moves the data workers' datagrams, [`tun`] carries the inner packets,
+//! Data flow: [`udp`] and [`tcp`] open the sockets, [`batch`] moves the data workers' datagrams, [`tun`] carries the inner packets,
 //! [`io`] drives the session shards' sockets, [`netlink`] makes (and takes away) addresses and routes.
 
 pub mod batch;
@@ -10,10 +10,12 @@ pub mod netlink;
 pub mod path;
 pub mod steering;
 pub mod sys;
+pub mod tcp;
 pub mod tun;
 pub mod udp;
 
 pub use batch::{RecvBatch, RecvCounters, SendBatch, SendCounters};
 pub use path::{LocalAddr, Path};
 pub use sys::try_send_now;
+pub use tcp::StreamGroup;
 pub use udp::{Family, ListenSpec, ListenerGroup};
