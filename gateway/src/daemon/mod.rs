@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use crate::admin::{AdminSocket, SocketOptions};
 use crate::clock;
-use crate::config::{Config, DeviceKind, Report, Threads, Wrap};
+use crate::config::{Config, DeviceKind, Protocol, Report, Threads, Wrap};
 use crate::data::{DataPlane, DataPlaneSetup};
 use crate::directory::Directory;
 use crate::exit;
@@ -287,6 +287,9 @@ fn open_tun(config: &Config, workers: usize) -> Result<Option<Tun>, StartError> 
 fn open_listeners(config: &Config, workers: usize, shards: usize) -> Result<Vec<ListenerGroup>, StartError> {
     let mut groups = Vec::new();
     for listener in &config.listeners {
+        if listener.protocol != Protocol::Udp {
+            return Err(StartError::config(format!("{}: TCP is not served", listener.place)));
+        }
         let address = listener.address;
         let family = match (address.is_ipv4(), listener.ipv6_only) {
             (true, _) => Family::V4,

@@ -9,6 +9,7 @@ pub mod message;
 mod mssfix;
 mod peer;
 mod readiness;
+pub mod streams;
 mod waker;
 mod worker;
 

@@ -8,6 +8,7 @@ pub mod cmsg;
 pub mod io;
 pub mod netlink;
 pub mod path;
+pub mod port_share;
 pub mod steering;
 pub mod sys;
 pub mod tcp;
@@ -16,6 +17,7 @@ pub mod udp;
 
 pub use batch::{RecvBatch, RecvCounters, SendBatch, SendCounters};
 pub use path::{LocalAddr, Path};
+pub use port_share::{PortShare, ShareHandle, ShareSpec};
 pub use sys::try_send_now;
 pub use tcp::StreamGroup;
 pub use udp::{Family, ListenSpec, ListenerGroup};
