@@ -252,7 +252,10 @@ const BAD: &[(&str, &str)] = &[
     ("local 192.0.2.1 1194 udp\nlocal 192.0.2.1 443 tcp", "t.conf:7:1"),
     ("proto tcp-client", "'tcp-client' is for clients (hint: use 'tcp-server')"),
     ("proto tcp5", "'tcp5' is not one of"),
-    ("proto udp6\nlocal 192.0.2.1", "192.0.2.1 is not of the family that 'proto' names"),
+    (
+        "proto udp6\nlocal 192.0.2.1",
+        "192.0.2.1 is not an IPv6 address, and its proto serves no other (hint: use the proto without a number)",
+    ),
     ("local 192.0.2.1 1 tcp6-server", "the address is of the other family"),
     ("local 192.0.2.1 1 tcp\nlocal 192.0.2.1 1 tcp-server", "192.0.2.1:1 is listened on twice"),
     ("port-share 127.0.0.1 443", "port-share without a TCP listener"),

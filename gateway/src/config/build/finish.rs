@@ -233,11 +233,9 @@ fn listeners(draft: &mut Draft) {
         let port = local.port.or(draft.port).unwrap_or(DEFAULT_PORT);
         let proto = local.proto.or(draft.proto).unwrap_or(Proto::DEFAULT);
         if let Some(address) = local.address.filter(|address| !proto.fits(*address)) {
-            draft.error(
-                &place,
-                format!("{address} is not of the family that 'proto' names"),
-                "use a proto without a number, or write it behind the address: 'local ADDRESS PORT PROTO'",
-            );
+            let wanted = if address.is_ipv4() { "IPv6" } else { "IPv4" };
+            let message = format!("{address} is not an {wanted} address, and its proto serves no other");
+            draft.error(&place, message, "use the proto without a number");
             continue;
         }
         let (address, ipv4_fallback) = match (local.address, proto.family) {
