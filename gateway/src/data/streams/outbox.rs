@@ -39,9 +39,9 @@ impl ChunkPool {
 /// A packet that is not wholly written yet.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
-    /// With its length.
-    len: usize,
-    left: usize,
+    /// Bytes with the length in front, at most 65,537.
+    len: u32,
+    left: u32,
     control: bool,
 }
 
@@ -66,7 +66,7 @@ impl Outbox {
         self.append(&length, pool);
         self.append(packet, pool);
         let len = length.len() + packet.len();
-        self.packets.push_back(Waiting { len, left: len, control });
+        self.packets.push_back(Waiting { len: len as u32, left: len as u32, control });
         self.bytes += len;
         if control {
             self.control_bytes += len;
@@ -112,12 +112,12 @@ impl Outbox {
         while left > 0
             && let Some(packet) = self.packets.front_mut()
         {
-            let part = left.min(packet.left);
-            packet.left -= part;
+            let part = left.min(packet.left as usize);
+            packet.left -= part as u32;
             left -= part;
             if packet.left == 0 {
                 if packet.control {
-                    self.control_bytes -= packet.len;
+                    self.control_bytes -= packet.len as usize;
                 } else {
                     self.data_packets -= 1;
                 }
@@ -188,9 +188,9 @@ mod tests {
                 outbox.consume(bytes.len(), &mut pool);
                 written.extend(bytes);
                 prop_assert_eq!(outbox.bytes(), expected.len() - written.len());
-                let counted: usize =
+                let counted: u32 =
                     outbox.packets.iter().filter(|packet| packet.control).map(|packet| packet.len).sum();
-                prop_assert_eq!(outbox.control_bytes(), counted);
+                prop_assert_eq!(outbox.control_bytes(), counted as usize);
                 let data = outbox.packets.iter().filter(|packet| !packet.control).count();
                 prop_assert_eq!(outbox.data_packets(), data);
             }
