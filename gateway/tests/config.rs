@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tesserad::cli::{self, Invocation, Output};
 use tesserad::config::{
-    CertificatePolicy, Compression, Config, CookieMode, KeyDirection, MssFix, Report, Source, TlsVersion,
-    Verdict, Wrap, load_text,
+    CertificatePolicy, Compression, Config, CookieMode, KeyDirection, MssFix, Protocol, Report, Source,
+    TlsVersion, Verdict, Wrap, load_text,
 };
 
 /// The least that makes a server.
@@ -61,6 +61,54 @@ fn plugins_with_one_argument_have_it_split() {
     assert_eq!((first.file.to_str(), first.args.len()), (Some("/etc/vpn/auth.so"), 3), "it is nowhere else");
     assert_eq!(second.file, Path::new("/etc/vpn/./x.so"));
     assert_eq!(second.args, ["a", "b c"]);
+}
+
+/// Listeners of both transports, though those of TCP still refuse the start.
+#[test]
+fn udp_and_tcp_side_by_side() {
+    let of = |lines: &str| load(&format!("{BASE}{lines}")).0;
+    let listeners = |lines: &str| -> Vec<(Protocol, String, bool)> {
+        let listeners = of(lines).listeners;
+        listeners.iter().map(|l| (l.protocol, l.address.to_string(), l.ipv4_fallback)).collect()
+    };
+    use Protocol::{Tcp, Udp};
+    for proto in ["tcp", "tcp-server"] {
+        assert_eq!(listeners(&format!("proto {proto}\n")), [(Tcp, "[::]:1194".to_owned(), true)]);
+    }
+    for proto in ["tcp4", "tcp4-server"] {
+        let only = [(Tcp, "0.0.0.0:443".to_owned(), false)];
+        assert_eq!(listeners(&format!("proto {proto}\nport 443\n")), only);
+    }
+    assert_eq!(listeners("proto tcp6-server\n"), [(Tcp, "[::]:1194".to_owned(), false)]);
+    // The same address and port for both, and a proto for those that name none.
+    let both = listeners("port 443\nproto tcp-server\nlocal * 443 udp\nlocal *\nlocal 192.0.2.1 1194 udp4\n");
+    let expected = [
+        (Udp, "[::]:443".to_owned(), true),
+        (Tcp, "[::]:443".to_owned(), true),
+        (Udp, "192.0.2.1:1194".to_owned(), false),
+    ];
+    assert_eq!(both, expected);
+
+    let shared = of("proto tcp\ntcp-queue-limit 100\nport-share web.example 8443 origins\n").transport;
+    assert_eq!(shared.tcp_queue_limit, 100);
+    let share = shared.port_share.unwrap();
+    assert_eq!((&share.host[..], share.port), ("web.example", 8443));
+    assert_eq!(share.directory.as_deref(), Some(Path::new("/etc/vpn/origins")));
+    assert_eq!(with("").transport.tcp_queue_limit, 64);
+}
+
+#[test]
+fn nodelay_is_pushed_where_there_is_tcp() {
+    let pushed = "socket-flags TCP_NODELAY".to_owned();
+    let (config, report) = load(&format!("{BASE}proto tcp\ntcp-nodelay\n"));
+    assert!(config.push.contains(&pushed));
+    assert!(!report.table().contains("tcp-nodelay has no effect"));
+    let (config, report) = load(&format!("{BASE}tcp-nodelay\nsocket-flags TCP_NODELAY\ntcp-queue-limit 9\n"));
+    assert!(!report.refused() && !config.push.contains(&pushed));
+    for name in ["tcp-nodelay", "socket-flags", "tcp-queue-limit"] {
+        assert!(report.table().contains(&format!("{name} has no effect: no listener is TCP")), "{name}");
+    }
+    assert!(!load(&format!("{BASE}proto tcp\nsocket-flags TCP_NODELAY\n")).0.push.contains(&pushed));
 }
 
 #[test]
@@ -199,8 +247,28 @@ const BAD: &[(&str, &str)] = &[
     ("port 65536", "is not a whole number from 1 to 65535"),
     ("port 1194 1195", "takes at most 1 argument"),
     ("port eleven", "'eleven' is not a whole number"),
-    ("proto tcp-server", "TCP ('tcp-server') is not in this release (hint: use 'proto udp')"),
+    ("proto tcp-server", "TCP is not in this release (hint: use 'proto udp')"),
     ("proto tcp", "use 'proto udp'"),
+    ("local 192.0.2.1 1194 udp\nlocal 192.0.2.1 443 tcp", "t.conf:7:1"),
+    ("proto tcp-client", "'tcp-client' is for clients (hint: use 'tcp-server')"),
+    ("proto tcp5", "'tcp5' is not one of"),
+    (
+        "proto udp6\nlocal 192.0.2.1",
+        "192.0.2.1 is not an IPv6 address, and its proto serves no other (hint: use the proto without a number)",
+    ),
+    ("local 192.0.2.1 1 tcp6-server", "the address is of the other family"),
+    ("local 192.0.2.1 1 tcp\nlocal 192.0.2.1 1 tcp-server", "192.0.2.1:1 is listened on twice"),
+    ("port-share 127.0.0.1 443", "port-share without a TCP listener"),
+    ("proto tcp\nport-share 127.0.0.1", "port-share needs at least 2 arguments"),
+    ("proto tcp\nport-share 127.0.0.1 0", "is not a whole number from 1 to 65535"),
+    ("proto tcp\nport-share \"\" 1", "the host is empty"),
+    ("proto tcp\nport 443\nport-share 127.0.0.1 443", "port-share leads back to the gateway"),
+    (
+        "proto tcp\nport 443\nlocal 192.0.2.1\nport-share 192.0.2.1 443",
+        "port-share leads back to the gateway",
+    ),
+    ("tcp-queue-limit 0", "is not a whole number from 1 to 4096"),
+    ("socket-flags TCP_NODELAY TCP_CORK", "'TCP_CORK' is not one of: TCP_NODELAY"),
     ("proto icmp", "'icmp' is not one of"),
     ("dev tap0", "ethernet (tap) is not supported"),
     ("dev abcdefghijklmnop", "is not a device name"),

@@ -1,11 +1,14 @@
-//! Receiving and sending allocates nothing after construction.
+//! The packet path allocates nothing: batches after construction, TCP connections once their buffers exist.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 use tessera_proto::Instant;
+use tesserad::config::Config;
+use tesserad::data::streams::{StreamEvent, StreamIntake, StreamOptions, Streams};
 use tesserad::net::recv::enable_gro;
 use tesserad::net::{Path, RecvBatch, SendQueue, try_send_now};
 
@@ -80,4 +83,50 @@ fn packet_path_does_not_allocate() {
     assert_eq!(allocated, 0, "the packet path allocated");
     assert_eq!((sent, got), (100 * (ROUND + 1), sent));
     assert!(sum > 0);
+}
+
+#[test]
+fn packets_of_tcp_connections_do_not_allocate() {
+    const PACKET: usize = 1400;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut streams = Streams::new(vec![(0, listener)], StreamOptions::new(&Config::default())).unwrap();
+    let mut intake = StreamIntake::new(&streams).unwrap();
+    let now = Instant::default();
+    let burst = [&(PACKET as u16).to_be_bytes()[..], &[7; PACKET]].concat().repeat(40);
+    let (mut got, mut back, mut sink) = (0, 0, vec![0; 1 << 16]);
+    let mut unsent = &burst[..0];
+    let mut round = |rounds: usize| {
+        for _ in 0..rounds {
+            if unsent.is_empty() {
+                unsent = &burst;
+            }
+            match client.write(unsent) {
+                Ok(len) => unsent = &unsent[len..],
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            intake.poll(&mut streams, now, 256);
+            while let Some(event) = intake.next(&mut streams, now) {
+                let StreamEvent::Frame { id, bytes, .. } = event else { panic!("{event:?}") };
+                got += 1;
+                streams.queue_data(id, bytes);
+            }
+            streams.flush(now);
+            while let Ok(len) = client.read(&mut sink) {
+                back += len;
+            }
+        }
+        (got, back)
+    };
+    let (before_got, before_back) = round(500);
+    let before = ALLOCATIONS.get();
+    let (got, back) = round(2000);
+    let allocated = ALLOCATIONS.get() - before;
+    assert_eq!(allocated, 0, "the packet path allocated");
+    assert!(
+        got - before_got > 1000 && back - before_back > 1000 * PACKET,
+        "{got} packets, {back} bytes back"
+    );
 }

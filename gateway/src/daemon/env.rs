@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::clock;
-use crate::config::{Config, mask4};
+use crate::config::{Config, Protocol, mask4};
 use crate::hooks::Env;
 
 /// Link overhead that OpenVPN reports for AES-GCM over UDP.
@@ -41,7 +41,13 @@ pub(super) fn base(config: &Config, dev: Option<(&str, u32)>) -> Env {
         env.set(&format!("local_port_{number}"), listener.address.port().to_string());
         // A server has no remote; OpenVPN names its own port there, and scripts may look for it.
         env.set(&format!("remote_port_{number}"), listener.address.port().to_string());
-        env.set(&format!("proto_{number}"), if listener.address.is_ipv4() { "udp4" } else { "udp" });
+        let proto = match (listener.protocol, listener.address.is_ipv4()) {
+            (Protocol::Udp, true) => "udp4",
+            (Protocol::Udp, false) => "udp",
+            (Protocol::Tcp, true) => "tcp4-server",
+            (Protocol::Tcp, false) => "tcp-server",
+        };
+        env.set(&format!("proto_{number}"), proto);
     }
     let network = &config.network;
     if let Some(own) = network.ifconfig {

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use crate::admin::{AdminSocket, SocketOptions};
 use crate::clock;
-use crate::config::{Config, DeviceKind, Report, Threads, Wrap};
+use crate::config::{Config, DeviceKind, Protocol, Report, Threads, Wrap};
 use crate::data::{DataPlane, DataPlaneSetup, Rung};
 use crate::directory::Directory;
 use crate::exit;
@@ -294,6 +294,9 @@ fn open_listeners(
 ) -> Result<Vec<ListenerGroup>, StartError> {
     let mut groups = Vec::new();
     for listener in &config.listeners {
+        if listener.protocol != Protocol::Udp {
+            return Err(StartError::config(format!("{}: TCP is not served", listener.place)));
+        }
         let address = listener.address;
         let family = match (address.is_ipv4(), listener.ipv6_only) {
             (true, _) => Family::V4,

@@ -14,6 +14,7 @@ mod readiness;
 mod rung;
 mod state;
 mod steering;
+pub mod streams;
 mod upkeep;
 mod uplink;
 mod waker;

@@ -31,7 +31,7 @@ pub enum Family {
 pub struct ListenSpec {
     /// Local address; `None` is every address of the family.
     pub addr: Option<IpAddr>,
-    /// UDP port; 0 lets the kernel pick one.
+    /// UDP or TCP port; 0 lets the kernel pick one.
     pub port: u16,
     /// IP versions.
     pub family: Family,
@@ -124,7 +124,7 @@ impl ListenerGroup {
 
 impl ListenSpec {
     /// The address to bind, checked against the family.
-    fn bind_address(&self) -> io::Result<SocketAddr> {
+    pub(super) fn bind_address(&self) -> io::Result<SocketAddr> {
         let ip = match (self.family, self.addr) {
             (Family::V4, None) => Ipv4Addr::UNSPECIFIED.into(),
             (Family::V6 | Family::Dual, None) => Ipv6Addr::UNSPECIFIED.into(),
@@ -157,6 +157,17 @@ impl ListenSpec {
         } else {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).map_err(|e| step("IP_PKTINFO", e.into()))?;
         }
+        self.apply(&socket, step)?;
+        socket.bind(&addr.into()).map_err(|e| step("bind", e))?;
+        Ok(socket)
+    }
+
+    /// Sets what sockets of both transports have: device, mark and buffers. `step` names the step that failed.
+    pub(super) fn apply(
+        &self,
+        socket: &Socket,
+        step: impl Fn(&str, io::Error) -> io::Error,
+    ) -> io::Result<()> {
         if let Some(dev) = &self.bind_dev {
             socket.bind_device(Some(dev.as_bytes())).map_err(|e| step(&format!("bind-dev {dev}"), e))?;
         }
@@ -172,7 +183,6 @@ impl ListenSpec {
         if setsockopt(&socket, sockopt::SndBufForce, &sndbuf).is_err() {
             socket.set_send_buffer_size(sndbuf).map_err(|e| step(&format!("sndbuf {sndbuf}"), e))?;
         }
-        socket.bind(&addr.into()).map_err(|e| step("bind", e))?;
-        Ok(socket)
+        Ok(())
     }
 }

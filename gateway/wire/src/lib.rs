@@ -21,7 +21,9 @@ pub mod data;
 pub mod ids;
 pub mod ip;
 pub mod opcode;
+pub mod stream;
 
 pub use cursor::{Reader, Truncated, Writer};
 pub use ids::{KeyId, MessageId, PacketId, PeerId, SessionId};
 pub use opcode::{Opcode, OpcodeByte};
+pub use stream::FrameReader;

@@ -3,12 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Draft, GenTokenTimes, Local, Placed, Proto};
+use super::{Draft, GenTokenTimes, Local, Placed, Proto, ProtoFamily};
 use crate::config::diagnostic::{Diagnostic, Place};
 use crate::config::model::{
     CertificatePolicy, Config, CredentialsVia, GenToken, HookCommand, Ifconfig4, Ifconfig6, KeyDirection,
-    Listener, MssFix, Pool4, Pool6, ScriptSecurity, TokenVerify, Wrap, mask4,
+    Listener, MssFix, Pool4, Pool6, Protocol, ScriptSecurity, TokenVerify, Wrap, mask4,
 };
+
+/// Whether the data workers and shards serve TCP listeners. While they do not, a TCP listener refuses the start; everything
+/// else about it is checked all the same.
+const TCP_IS_SERVED: bool = false;
 
 /// OpenVPN's port.
 const DEFAULT_PORT: u16 = 1194;
@@ -26,6 +30,7 @@ pub(in crate::config) fn finish(mut draft: Draft) -> (Config, Vec<Diagnostic>) {
     pools(&mut draft);
     keepalive(&mut draft);
     listeners(&mut draft);
+    tcp(&mut draft);
     sizes(&mut draft);
     wrap(&mut draft);
     trust(&mut draft);
@@ -226,41 +231,75 @@ fn listeners(draft: &mut Draft) {
     }
     for Placed { value: local, place } in locals {
         let port = local.port.or(draft.port).unwrap_or(DEFAULT_PORT);
-        let proto = local.proto.or(draft.proto).unwrap_or(Proto::Udp);
-        let (address, ipv4_fallback) = match (local.address, proto) {
-            (Some(address), Proto::Udp4) if address.is_ipv6() => {
-                draft.error(
-                    &place,
-                    format!("{address} is not an IPv4 address (proto udp4)"),
-                    "use proto udp",
-                );
-                continue;
-            }
-            (Some(address), Proto::Udp6) if address.is_ipv4() => {
-                draft.error(
-                    &place,
-                    format!("{address} is not an IPv6 address (proto udp6)"),
-                    "use proto udp",
-                );
-                continue;
-            }
+        let proto = local.proto.or(draft.proto).unwrap_or(Proto::DEFAULT);
+        if let Some(address) = local.address.filter(|address| !proto.fits(*address)) {
+            let wanted = if address.is_ipv4() { "IPv6" } else { "IPv4" };
+            let message = format!("{address} is not an {wanted} address, and its proto serves no other");
+            draft.error(&place, message, "use the proto without a number");
+            continue;
+        }
+        let (address, ipv4_fallback) = match (local.address, proto.family) {
             (Some(address), _) => (address, false),
-            (None, Proto::Udp4) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false),
-            (None, Proto::Udp6) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
-            (None, Proto::Udp) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), !draft.ipv6_only),
+            (None, ProtoFamily::V4) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false),
+            (None, ProtoFamily::V6) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
+            (None, ProtoFamily::Any) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), !draft.ipv6_only),
         };
         let address = SocketAddr::new(address, port);
-        if draft.config.listeners.iter().any(|other| other.address == address) {
+        let same = |other: &Listener| other.address == address && other.protocol == proto.protocol;
+        if draft.config.listeners.iter().any(same) {
             draft.error(&place, format!("{address} is listened on twice"), "keep one of them");
             continue;
         }
         draft.config.listeners.push(Listener {
+            protocol: proto.protocol,
             address,
             ipv6_only: draft.ipv6_only && address.is_ipv6(),
             ipv4_fallback,
             device: draft.bind_device.clone(),
             place,
         });
+    }
+}
+
+/// What concerns TCP listeners only.
+fn tcp(draft: &mut Draft) {
+    let first = draft.config.listeners.iter().find(|listener| listener.protocol == Protocol::Tcp);
+    let Some(place) = first.map(|listener| listener.place.clone()) else {
+        if let Some(place) = draft.given("port-share").cloned() {
+            draft.error(
+                &place,
+                "port-share without a TCP listener",
+                "add 'proto tcp-server', or a 'local' with it",
+            );
+        }
+        for name in ["tcp-nodelay", "socket-flags", "tcp-queue-limit"] {
+            if let Some(place) = draft.given(name).cloned() {
+                let hint = "leave it out, or listen on TCP too";
+                draft.warn(&place, format!("{name} has no effect: no listener is TCP"), hint);
+            }
+        }
+        return;
+    };
+    if draft.push_nodelay {
+        draft.push("socket-flags TCP_NODELAY".to_owned());
+    }
+    if let Some(share) = &draft.config.transport.port_share
+        && let Ok(to) = share.host.parse::<IpAddr>()
+        && draft.config.listeners.iter().any(|listener| {
+            let ours = listener.address;
+            let reached = ours.ip() == to || ours.ip().is_unspecified() && to.is_loopback();
+            listener.protocol == Protocol::Tcp && ours.port() == share.port && reached
+        })
+    {
+        let place = draft.place_of("port-share");
+        draft.error(
+            &place,
+            "port-share leads back to the gateway",
+            "name the other server's address and port",
+        );
+    }
+    if !TCP_IS_SERVED {
+        draft.error(&place, "TCP is not in this release", "use 'proto udp'");
     }
 }
 

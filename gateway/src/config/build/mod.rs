@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Place};
 use super::lex::Directive;
-use super::model::{Config, CookieMode, KeyDirection, MssFix, Source};
+use super::model::{Config, CookieMode, KeyDirection, MssFix, Protocol, Source};
 
 /// What became of one directive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +46,33 @@ pub(super) struct Placed<T> {
     pub(super) place: Place,
 }
 
-/// What a `proto` names, as far as it is served.
+/// What a `proto` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proto {
-    Udp,
-    Udp4,
-    Udp6,
+pub(super) struct Proto {
+    pub(super) protocol: Protocol,
+    pub(super) family: ProtoFamily,
+}
+
+impl Proto {
+    /// Without any `proto`.
+    pub(super) const DEFAULT: Self = Self { protocol: Protocol::Udp, family: ProtoFamily::Any };
+
+    /// Whether an address is of its family.
+    pub(super) fn fits(self, address: IpAddr) -> bool {
+        match self.family {
+            ProtoFamily::Any => true,
+            ProtoFamily::V4 => address.is_ipv4(),
+            ProtoFamily::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// The family in a `proto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProtoFamily {
+    Any,
+    V4,
+    V6,
 }
 
 /// One `local`.
@@ -89,6 +110,7 @@ pub(super) struct Draft {
     pub(super) locals: Vec<Placed<Local>>,
     pub(super) port: Option<u16>,
     pub(super) proto: Option<Proto>,
+    pub(super) push_nodelay: bool,
     pub(super) ipv6_only: bool,
     pub(super) bind_device: Option<String>,
     pub(super) mssfix: Option<MssFix>,

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
-    Draft, Effect, Local, MAX_SECONDS, Outcome, Placed, Proto, bad, number, seconds, seconds_or_never, text,
-    word,
+    Draft, Effect, Local, MAX_SECONDS, Outcome, Placed, Proto, ProtoFamily, bad, number, seconds,
+    seconds_or_never, text, word,
 };
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::Directive;
-use crate::config::model::{MssFix, Rate, ReplayWindow};
+use crate::config::model::{MssFix, PortShare, Protocol, Rate, ReplayWindow};
 
 /// Most addresses to listen on.
 const MAX_LISTENERS: usize = 64;
@@ -19,6 +19,8 @@ const MAX_PING: u64 = 86_400;
 const MAX_CLIENTS: u32 = (1 << 24) - 1;
 /// Largest socket buffer in bytes: beyond it is a slip of the finger.
 const MAX_SOCKET_BUFFER: u32 = 1 << 30;
+/// Most packets that may wait for a TCP client: beyond it they would be minutes old when they arrive.
+const MAX_TCP_QUEUE: u16 = 4096;
 /// Smallest tunnel MTU that OpenVPN takes.
 const MIN_TUN_MTU: u16 = 100;
 /// Smallest control datagram: below it a TLS record does not fit behind the wrapping.
@@ -34,15 +36,23 @@ pub(crate) fn proto(draft: &mut Draft, d: &Directive) -> Outcome {
 }
 
 fn proto_at(d: &Directive, index: usize) -> Result<Proto, Diagnostic> {
-    match text(d, index)? {
-        "udp" => Ok(Proto::Udp),
-        "udp4" => Ok(Proto::Udp4),
-        "udp6" => Ok(Proto::Udp6),
-        tcp if tcp.starts_with("tcp") => {
-            Err(bad(d, index, format!("TCP ('{tcp}') is not in this release")).hint("use 'proto udp'"))
+    let (protocol, family) = match text(d, index)? {
+        "udp" => (Protocol::Udp, ProtoFamily::Any),
+        "udp4" => (Protocol::Udp, ProtoFamily::V4),
+        "udp6" => (Protocol::Udp, ProtoFamily::V6),
+        // A server of OpenVPN takes the short forms for these.
+        "tcp" | "tcp-server" => (Protocol::Tcp, ProtoFamily::Any),
+        "tcp4" | "tcp4-server" => (Protocol::Tcp, ProtoFamily::V4),
+        "tcp6" | "tcp6-server" => (Protocol::Tcp, ProtoFamily::V6),
+        client @ ("tcp-client" | "tcp4-client" | "tcp6-client") => {
+            return Err(bad(d, index, format!("'{client}' is for clients")).hint("use 'tcp-server'"));
         }
-        other => Err(bad(d, index, format!("'{other}' is not one of: udp, udp4, udp6"))),
-    }
+        other => {
+            let known = "udp, udp4, udp6, tcp-server, tcp4-server, tcp6-server";
+            return Err(bad(d, index, format!("'{other}' is not one of: {known}")));
+        }
+    };
+    Ok(Proto { protocol, family })
 }
 
 pub(crate) fn port(draft: &mut Draft, d: &Directive) -> Outcome {
@@ -64,12 +74,9 @@ pub(crate) fn local(draft: &mut Draft, d: &Directive) -> Outcome {
     };
     let port = if d.args.len() > 1 { Some(port_at(d, 1)?) } else { None };
     let proto = if d.args.len() > 2 { Some(proto_at(d, 2)?) } else { None };
-    let fits = match (proto, address) {
-        (Some(Proto::Udp4), Some(address)) => address.is_ipv4(),
-        (Some(Proto::Udp6), Some(address)) => address.is_ipv6(),
-        _ => true,
-    };
-    if !fits {
+    if let (Some(proto), Some(address)) = (proto, address)
+        && !proto.fits(address)
+    {
         return Err(bad(d, 2, "the address is of the other family"));
     }
     if draft.locals.len() >= MAX_LISTENERS {
@@ -184,6 +191,35 @@ pub(crate) fn sndbuf(draft: &mut Draft, d: &Directive) -> Outcome {
 pub(crate) fn rcvbuf(draft: &mut Draft, d: &Directive) -> Outcome {
     let bytes = number(d, 0, 0..=MAX_SOCKET_BUFFER)?;
     draft.config.transport.rcvbuf = (bytes > 0).then_some(bytes);
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn tcp_nodelay(draft: &mut Draft, _: &Directive) -> Outcome {
+    draft.push_nodelay = true;
+    Ok(Effect::Honoured)
+}
+
+/// The gateway itself never waits to gather small packets; what is left of the directive is that its words are checked.
+pub(crate) fn socket_flags(_: &mut Draft, d: &Directive) -> Outcome {
+    for index in 0..d.args.len() {
+        word(d, index, &[("TCP_NODELAY", ())])?;
+    }
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn tcp_queue_limit(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.transport.tcp_queue_limit = number(d, 0, 1..=MAX_TCP_QUEUE)?;
+    Ok(Effect::Honoured)
+}
+
+pub(crate) fn port_share(draft: &mut Draft, d: &Directive) -> Outcome {
+    let host = text(d, 0)?;
+    if host.is_empty() {
+        return Err(bad(d, 0, "the host is empty"));
+    }
+    let directory = if d.args.len() > 2 { Some(draft.path(text(d, 2)?)) } else { None };
+    draft.config.transport.port_share =
+        Some(PortShare { host: host.to_owned(), port: port_at(d, 1)?, directory });
     Ok(Effect::Honoured)
 }
 

@@ -45,7 +45,6 @@ pub(super) const TABLE: &[Spec] = &[
         LATER,
         "leave it out: networks behind clients come from iroute and go with the client",
     ),
-    no("port-share", "sharing a TCP port is not in this release", "give the web server its own port"),
     no("vlan-tagging", "VLANs need ethernet mode", "use one gateway for each network"),
     no("vlan-accept", "VLANs need ethernet mode", "use one gateway for each network"),
     no("vlan-pvid", "VLANs need ethernet mode", "use one gateway for each network"),

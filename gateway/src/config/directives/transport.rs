@@ -41,9 +41,10 @@ pub(super) const TABLE: &[Spec] = &[
     on("mark", 1, 1, run::mark),
     on("txqueuelen", 1, 1, run::txqueuelen),
     off("fast-io", "packets are always moved in batches"),
-    off("tcp-nodelay", "there is no TCP transport in this release"),
-    off("socket-flags", "its only flag concerns TCP, and there is no TCP transport in this release"),
-    off("tcp-queue-limit", "there is no TCP transport in this release"),
+    on("tcp-nodelay", 0, 0, run::tcp_nodelay),
+    on("socket-flags", 1, 16, run::socket_flags),
+    on("tcp-queue-limit", 1, 1, run::tcp_queue_limit),
+    on("port-share", 2, 3, run::port_share),
     off("bcast-buffers", "broadcasts need no buffers of their own"),
     off("passtos", "the TOS of inner packets is not copied; delivery is the same"),
     no(

@@ -27,7 +27,7 @@ pub use tls::{
     Compression, CookieMode, Crypto, Fingerprint, KeyDirection, NameField, Tls, TlsVersion, Wrap, X509Match,
     X509Name,
 };
-pub use transport::{Limits, Listener, MssFix, Rate, ReplayWindow, Timers, Transport};
+pub use transport::{Limits, Listener, MssFix, PortShare, Protocol, Rate, ReplayWindow, Timers, Transport};
 
 /// The whole configuration of a gateway.
 #[derive(Debug, Clone, Default, Serialize)]

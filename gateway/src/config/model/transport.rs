@@ -1,6 +1,7 @@
 //! Sockets, packet sizes, timers and bounds.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,9 +9,21 @@ use serde::Serialize;
 use super::{optional_seconds, seconds};
 use crate::config::diagnostic::Place;
 
-/// One UDP socket address to listen on. Replies always leave from the address that the client spoke to.
+/// What carries packets to and from clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A packet is a datagram.
+    Udp,
+    /// A connection for each client.
+    Tcp,
+}
+
+/// One socket address to listen on. Replies always leave from the address that the client spoke to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listener {
+    /// What carries packets here.
+    pub protocol: Protocol,
     /// Address and port; unspecified: all addresses of the family.
     pub address: SocketAddr,
     /// For IPv6 sockets: refuse IPv4-mapped peers (`bind ipv6only`).
@@ -21,6 +34,17 @@ pub struct Listener {
     pub device: Option<String>,
     /// The directive that asked for it.
     pub place: Place,
+}
+
+/// Where connections to a TCP listener go that are no OpenVPN client's (`port-share`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortShare {
+    /// Name or address of the other server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Folder for files that say where proxied connections come from; already joined with the working directory.
+    pub directory: Option<PathBuf>,
 }
 
 /// How the MSS of TCP connections inside the tunnel is bounded.
@@ -52,6 +76,10 @@ pub struct Transport {
     pub mssfix: MssFix,
     /// Data-channel replay window.
     pub replay_window: ReplayWindow,
+    /// Data packets that may wait for one TCP client.
+    pub tcp_queue_limit: u16,
+    /// Whom TCP listeners are shared with.
+    pub port_share: Option<PortShare>,
 }
 
 impl Default for Transport {
@@ -63,6 +91,8 @@ impl Default for Transport {
             max_packet_size: 1250,
             mssfix: MssFix::Mtu(1492),
             replay_window: ReplayWindow::default(),
+            tcp_queue_limit: 64,
+            port_share: None,
         }
     }
 }
