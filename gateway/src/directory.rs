@@ -12,7 +12,7 @@ use tessera_wire::PeerId;
 use tokio::sync::watch;
 
 use crate::lease::{
-    AddressPool, Lease, LeaseError, LeaseRequest, PeerHandle, PeerIdAllocator, PeerIdError, Persist,
+    AddressPool, Lease, LeaseError, LeaseRequest, PeerHandle, PeerIdAllocator, PeerIdError, Persist, Wish,
 };
 use crate::routes::{Prefix, RouteError, RouteTable};
 
@@ -138,8 +138,9 @@ impl Directory {
     pub fn lease(&self, request: LeaseRequest<'_>) -> Result<Lease, LeaseError> {
         let name = request.common_name.filter(|_| !self.duplicate_cn);
         let mut state = self.state();
-        let worker = Some(state.peer_ids.next_worker());
-        state.pool.acquire(LeaseRequest { common_name: name, worker, ..request })
+        let worker = request.worker.unwrap_or_else(|| state.peer_ids.next_worker());
+        let layout = state.peer_ids.layout();
+        state.pool.acquire(LeaseRequest { common_name: name, worker: Some(worker), ..request }, layout)
     }
 
     /// Gives addresses back.
@@ -148,13 +149,19 @@ impl Directory {
     }
 
     /// A peer-id on the worker that the address of its lease names, so that packets for it are steered there by arithmetic;
-    /// on the least loaded one when that has too many clients already.
+    /// on the least loaded one when that has too many clients already; on `worker` where it has to be that one.
     ///
     /// # Errors
     /// When there are as many clients as there may be.
-    pub fn allocate_peer(&self, lease: Option<&Lease>, now: Instant) -> Result<PeerHandle, PeerIdError> {
+    pub fn allocate_peer(
+        &self,
+        worker: Option<usize>,
+        lease: Option<&Lease>,
+        now: Instant,
+    ) -> Result<PeerHandle, PeerIdError> {
         let address = lease.and_then(|lease| lease.v4().map(Into::into).or(lease.v6().map(Into::into)));
-        self.state().peer_ids.allocate(address, now)
+        let wish = worker.map(Wish::Exactly).or(address.map(Wish::Address)).unwrap_or(Wish::Any);
+        self.state().peer_ids.allocate(wish, now)
     }
 
     /// Gives a peer-id back.

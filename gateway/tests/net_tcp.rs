@@ -13,7 +13,7 @@ const PATIENCE: u32 = 400;
 
 fn spec(addr: Option<&str>, family: Family, port: u16) -> ListenSpec {
     let addr = addr.map(|a| a.parse().unwrap());
-    ListenSpec { addr, port, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None }
+    ListenSpec { addr, port, family, bind_dev: None, sndbuf: None, rcvbuf: None, mark: None, gro: false }
 }
 
 /// The next connection at any of the sockets: which, from where, and the connection.

@@ -32,6 +32,7 @@ use tracing::{info, warn};
 use crate::admin::{AdminSocket, SocketOptions};
 use crate::clock;
 use crate::config::{Config, DeviceKind, Protocol, Report, Threads, Wrap};
+use crate::data::streams::StreamOptions;
 use crate::data::{DataPlane, DataPlaneSetup, Rung};
 use crate::directory::Directory;
 use crate::exit;
@@ -41,7 +42,8 @@ use crate::net::io::probe;
 use crate::net::netlink::{self, LinkPlan};
 use crate::net::steering::Steering;
 use crate::net::tun::Tun;
-use crate::net::{Family, ListenSpec, ListenerGroup};
+use crate::net::udp::{RCVBUF, SNDBUF};
+use crate::net::{Family, ListenSpec, ListenerGroup, PortShare, ShareSpec, StreamGroup};
 use crate::plugins::{PluginKind, Verdict};
 use crate::routes::RouteTable;
 use crate::shard::{self, COMMAND_QUEUE, Command, ShardSetup, WORKER_QUEUE};
@@ -106,6 +108,8 @@ struct Running {
     admin: Admin,
     socket: Option<AdminSocket>,
     applied: netlink::Applied,
+    /// Carries other protocols' connections for as long as it is here.
+    _share: Option<PortShare>,
 }
 
 impl Running {
@@ -135,7 +139,8 @@ impl Running {
         }
 
         let tun = open_tun(config, &mut datapath, workers)?;
-        let mut groups = open_listeners(config, datapath.rung(), workers, shard_count)?;
+        let (mut groups, mut streams) = open_listeners(config, datapath.rung(), workers, shard_count)?;
+        let share = port_share(config)?;
         let steering = datapath.steer(config, &groups, tun.as_ref(), layout)?;
         datapath.announce(workers);
         let applied = set_up_link(config, tun.as_ref())?;
@@ -174,6 +179,11 @@ impl Running {
             sockets: (0..workers)
                 .map(|_| groups.iter_mut().map(|group| group.worker_sockets.remove(0)).collect())
                 .collect(),
+            listeners: (0..workers)
+                .map(|_| streams.iter_mut().map(|group| group.listeners.remove(0)).collect())
+                .collect(),
+            streams: StreamOptions::new(config),
+            share: share.as_ref().map(PortShare::handle),
             offloads: tun.as_ref().map_or(Offloads::NONE, |tun| tun.offloads),
             tun: tun.map(|tun| tun.queues).unwrap_or_default(),
             rung: datapath.rung(),
@@ -234,7 +244,19 @@ impl Running {
             started: clock::unix_seconds(),
         };
         let device = (device, base_env);
-        Ok(Self { shards, data, hooks, directory, vault, privileged, device, admin, socket, applied })
+        Ok(Self {
+            shards,
+            data,
+            hooks,
+            directory,
+            vault,
+            privileged,
+            device,
+            admin,
+            socket,
+            applied,
+            _share: share,
+        })
     }
 }
 
@@ -291,13 +313,10 @@ fn open_listeners(
     rung: Rung,
     workers: usize,
     shards: usize,
-) -> Result<Vec<ListenerGroup>, StartError> {
-    let mut groups = Vec::new();
+) -> Result<(Vec<ListenerGroup>, Vec<StreamGroup>), StartError> {
+    let (mut groups, mut streams) = (Vec::new(), Vec::new());
     for listener in &config.listeners {
-        if listener.protocol != Protocol::Udp {
-            return Err(StartError::config(format!("{}: TCP is not served", listener.place)));
-        }
-        let address = listener.address;
+        let (address, udp) = (listener.address, listener.protocol == Protocol::Udp);
         let family = match (address.is_ipv4(), listener.ipv6_only) {
             (true, _) => Family::V4,
             (false, true) => Family::V6,
@@ -308,24 +327,48 @@ fn open_listeners(
             port: address.port(),
             family,
             bind_dev: listener.device.clone(),
-            sndbuf: config.transport.sndbuf.map(|n| n as usize),
-            rcvbuf: config.transport.rcvbuf.map(|n| n as usize),
+            // TCP sizes its buffers by itself.
+            sndbuf: config.transport.sndbuf.map(|n| n as usize).or(udp.then_some(SNDBUF)),
+            rcvbuf: config.transport.rcvbuf.map(|n| n as usize).or(udp.then_some(RCVBUF)),
             mark: config.transport.mark,
             gro: rung >= Rung::Offload,
         };
-        let mut opened = ListenerGroup::open(&spec, workers, shards);
+        let open = |spec: &ListenSpec| match listener.protocol {
+            Protocol::Udp => ListenerGroup::open(spec, workers, shards).map(Opened::Udp),
+            Protocol::Tcp => StreamGroup::open(spec, workers).map(Opened::Tcp),
+        };
+        let mut opened = open(&spec);
         if opened.is_err() && listener.ipv4_fallback {
             warn!("no IPv6 on this host: listening on IPv4 only");
-            opened = ListenerGroup::open(&ListenSpec { family: Family::V4, ..spec }, workers, shards);
+            opened = open(&ListenSpec { family: Family::V4, ..spec });
         }
-        let group = opened.map_err(|error| StartError::io(&listener.place.to_string(), &error))?;
-        info!("listening on udp {}", group.local);
-        if let Steering::None(why) = &group.steering {
-            warn!("packets are not steered to their owners by the kernel, but handed over: {why}");
+        match opened.map_err(|error| StartError::io(&listener.place.to_string(), &error))? {
+            Opened::Udp(group) => {
+                info!("listening on udp {}", group.local);
+                if let Steering::None(why) = &group.steering {
+                    warn!("packets are not steered to their owners by the kernel, but handed over: {why}");
+                }
+                groups.push(group);
+            }
+            Opened::Tcp(group) => {
+                info!("listening on tcp {}", group.local);
+                streams.push(group);
+            }
         }
-        groups.push(group);
     }
-    Ok(groups)
+    Ok((groups, streams))
+}
+
+/// The sockets of one listener.
+enum Opened {
+    Udp(ListenerGroup),
+    Tcp(StreamGroup),
+}
+
+fn port_share(config: &Config) -> Result<Option<PortShare>, StartError> {
+    let Some(share) = &config.transport.port_share else { return Ok(None) };
+    let spec = ShareSpec { host: share.host.clone(), port: share.port, directory: share.directory.clone() };
+    PortShare::start(&spec).map(Some).map_err(|error| StartError::io("port-share", &error))
 }
 
 fn set_up_link(config: &Config, tun: Option<&Tun>) -> Result<netlink::Applied, StartError> {

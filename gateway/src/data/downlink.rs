@@ -6,6 +6,7 @@ use tessera_offload::{Split, VnetHeader};
 use tessera_proto::Instant;
 use tessera_wire::{PeerId, ip};
 
+use super::egress::Unsent;
 use super::handover::Kind;
 use super::mssfix;
 use super::state::State;
@@ -41,27 +42,26 @@ impl State {
         let Some(peer) = self.peers.lookup(to) else {
             return self.counters.unknown_peer.add(1);
         };
-        let Some(link) = self.links.get_mut(peer.spec.listener) else { return };
         let Ok(split) = Split::new(header, packet) else {
             return self.counters.malformed.add(1);
         };
-        let (headroom, count) = (peer.channel.headroom(), split.count());
+        let count = split.count();
         self.counters.tun_reads.observe(count);
-        peer.last_sent = now;
         for index in 0..count {
             let inner = split.segment_len(index);
-            let Some(frame) = link.place(headroom + inner, now) else {
-                return self.counters.send_dropped.add((count - index) as u64);
-            };
-            split.write(index, &mut frame[headroom..]);
-            if let Some(mss) = peer.mss {
-                mssfix::clamp(&mut frame[headroom..], mss);
+            let mss = peer.mss;
+            let sent = self.egress.send(peer, inner, now, |out| {
+                split.write(index, out);
+                if let Some(mss) = mss {
+                    mssfix::clamp(out, mss);
+                }
+            });
+            match sent {
+                Ok(()) => {}
+                // Those behind it would overtake it.
+                Err(Unsent::Full) => return self.counters.send_dropped.add((count - index) as u64),
+                Err(Unsent::NoKey) => return self.counters.no_key.add((count - index) as u64),
             }
-            if peer.channel.seal(frame).is_err() {
-                return self.counters.no_key.add((count - index) as u64);
-            }
-            link.queue.commit(headroom + inner, &peer.spec.path);
-            peer.stats.sent += (headroom + inner) as u64;
             peer.moved += inner as u64;
             self.counters.downlink_packets.add(1);
             self.counters.downlink_bytes.add(inner as u64);

@@ -7,6 +7,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use tessera_offload::VnetHeader;
 use tessera_wire::PeerId;
 
+use super::message::Via;
 use super::waker::Waker;
 use crate::net::Path;
 
@@ -18,10 +19,10 @@ const BYTES: usize = 128 * 1024;
 /// What is handed over.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
-    /// A datagram of a peer, as it came in at a listener.
+    /// A datagram of a peer, as it came in.
     Sealed {
-        /// The listener.
-        listener: usize,
+        /// How it came in.
+        via: Via,
         /// Where from.
         path: Path,
     },

@@ -6,8 +6,34 @@ use tessera_proto::data::{DataKey, Framing};
 use tessera_wire::{KeyId, PeerId};
 use tokio::sync::oneshot;
 
+use super::streams::{CloseReason as StreamEnd, StreamId};
 use crate::net::Path;
 use crate::routes::Prefix;
+
+/// By which of our sockets somebody's packets come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// A UDP listener, by number: each worker and each shard has a socket there.
+    Udp(usize),
+    /// A TCP connection, which one worker owns.
+    Stream {
+        /// The worker.
+        worker: usize,
+        /// Its connection.
+        id: StreamId,
+    },
+}
+
+impl Via {
+    /// The worker that has to own a peer that is reached so; any, when `None`.
+    #[must_use]
+    pub const fn worker(self) -> Option<usize> {
+        match self {
+            Self::Udp(_) => None,
+            Self::Stream { worker, .. } => Some(worker),
+        }
+    }
+}
 
 /// Everything a worker must know of a peer before its first packet.
 #[derive(Debug)]
@@ -18,8 +44,8 @@ pub struct PeerSpec {
     pub generation: u64,
     /// The shard that owns its session.
     pub shard: usize,
-    /// The listener that it spoke to.
-    pub listener: usize,
+    /// How it is reached.
+    pub via: Via,
     /// Where it is.
     pub path: Path,
     /// Framing of its plaintext.
@@ -71,6 +97,10 @@ pub enum ToWorker {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// Send a control packet over a connection.
+    StreamControl(StreamId, Vec<u8>),
+    /// The session of a connection is over: close it when all is sent.
+    CloseStream(StreamId),
     /// End the thread.
     Stop,
 }
@@ -111,13 +141,15 @@ pub enum FromWorker {
         /// What it moved.
         stats: PeerStats,
     },
-    /// A control packet that the kernel gave to the wrong socket.
+    /// A control packet that came in at a worker: over TCP, or because the kernel gave it to the wrong socket.
     Control {
-        /// The listener that it came in on.
-        listener: usize,
+        /// How it came in.
+        via: Via,
         /// Where from.
         path: Path,
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// A TCP connection is gone, and with it whatever session it carried. All shards are told.
+    StreamClosed(Via, StreamEnd),
 }

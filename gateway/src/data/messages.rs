@@ -4,7 +4,7 @@ use std::sync::mpsc::TryRecvError;
 
 use tessera_proto::Now;
 
-use super::message::{FromWorker, PeerStats, ToWorker};
+use super::message::{FromWorker, PeerStats, ToWorker, Via};
 use super::peer::Peer;
 use super::state::State;
 use super::uplink::Origin;
@@ -30,7 +30,13 @@ impl State {
 
     fn handle_message(&mut self, message: ToWorker, now: Now) {
         match message {
-            ToWorker::Add(spec) => self.peers.insert(Peer::new(*spec, self.mssfix, now.mono)),
+            ToWorker::Add(spec) => {
+                if let Via::Stream { id, .. } = spec.via {
+                    // If it is gone, all shards have been told.
+                    self.egress.streams.established(id);
+                }
+                self.peers.insert(Peer::new(*spec, self.mssfix, now.mono));
+            }
             ToWorker::InstallKey(id, key) => {
                 if let Some(peer) = self.peers.lookup(id) {
                     peer.install(*key);
@@ -73,9 +79,14 @@ impl State {
             }
             ToWorker::Datagram { listener, path, mut bytes } => {
                 let whole = 0..bytes.len();
-                self.handle_datagram(Origin { listener, path: &path }, &mut bytes, whole, now);
+                self.handle_datagram(Origin { via: Via::Udp(listener), path: &path }, &mut bytes, whole, now);
                 self.write_merged(&mut bytes, now.mono);
             }
+            ToWorker::StreamControl(id, bytes) => {
+                // Without a connection there is nobody to hear it.
+                self.egress.streams.queue_control(id, &bytes);
+            }
+            ToWorker::CloseStream(id) => self.egress.streams.close(id, true),
             ToWorker::Stop => {}
         }
     }

@@ -5,6 +5,7 @@
 
 mod counters;
 mod downlink;
+mod egress;
 mod handover;
 pub mod message;
 mod messages;
@@ -21,6 +22,7 @@ mod waker;
 mod worker;
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
@@ -31,16 +33,18 @@ use tessera_wire::PeerId;
 use tokio::sync::mpsc::Sender;
 
 pub use counters::{BatchSizes, Counter, WorkerCounters};
-pub use message::{FromWorker, PeerSpec, PeerStats, ToWorker};
+pub use message::{FromWorker, PeerSpec, PeerStats, ToWorker, Via};
 pub use rung::Rung;
 pub use steering::Steering;
 pub use waker::Waker;
 pub use worker::WorkerSetup;
 
 use crate::config::MssFix;
+use crate::net::ShareHandle;
 use crate::net::tun::TunQueue;
 use crate::routes::Prefix;
 use handover::Handover;
+use streams::StreamOptions;
 use worker::Worker;
 
 /// Messages that wait for a worker: a login takes about six, so this is a storm of a thousand logins in one turn.
@@ -53,8 +57,14 @@ pub struct DataPlaneSetup {
     pub layout: PeerIdLayout,
     /// What the kernel is told of peers and routes.
     pub steering: Steering,
-    /// For each worker, its socket for each listener.
+    /// For each worker, its socket for each UDP listener.
     pub sockets: Vec<Vec<std::net::UdpSocket>>,
+    /// For each worker, its socket for each TCP listener.
+    pub listeners: Vec<Vec<TcpListener>>,
+    /// How connections are treated.
+    pub streams: StreamOptions,
+    /// Where connections go that are no client's.
+    pub share: Option<ShareHandle>,
     /// For each worker, its TUN queue; empty with `dev null`.
     pub tun: Vec<TunQueue>,
     /// What the TUN takes and gives.
@@ -96,7 +106,7 @@ impl DataPlane {
     /// When threads or their wakers cannot be made.
     pub fn start(setup: DataPlaneSetup) -> io::Result<Self> {
         let wakers = setup.sockets.iter().map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
-        let mut tun = setup.tun.into_iter();
+        let (mut tun, mut listeners) = (setup.tun.into_iter(), setup.listeners.into_iter());
         let mut handle = DataHandle {
             layout: setup.layout,
             workers: Vec::new(),
@@ -112,6 +122,9 @@ impl DataPlane {
                 index,
                 layout: setup.layout,
                 sockets,
+                listeners: listeners.next().unwrap_or_default(),
+                streams: setup.streams,
+                share: setup.share.clone(),
                 tun: tun.next(),
                 rung: setup.rung,
                 offloads: setup.offloads,
@@ -155,7 +168,12 @@ impl Drop for DataPlane {
 impl DataHandle {
     /// Tells the owner of a peer something. Waits while its queue is full; the worker never waits for us.
     pub fn tell(&self, id: PeerId, message: ToWorker) {
-        if let Some((sender, waker)) = self.workers.get(self.layout.worker_of(id) as usize) {
+        self.tell_worker(self.layout.worker_of(id) as usize, message);
+    }
+
+    /// Tells the owner of a connection something.
+    pub fn tell_worker(&self, worker: usize, message: ToWorker) {
+        if let Some((sender, waker)) = self.workers.get(worker) {
             let _ = sender.send(message);
             waker.wake();
         }

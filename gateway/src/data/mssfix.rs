@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tessera_wire::data::OVERHEAD;
 
+use super::message::Via;
 use crate::config::MssFix;
 
 /// TCP flag.
@@ -12,14 +13,18 @@ const SYN: u8 = 0x02;
 const OPT_END: u8 = 0;
 const OPT_NOP: u8 = 1;
 const OPT_MSS: u8 = 2;
+/// Outer headers behind IP: UDP's; TCP's without options, and the length in front of each packet.
+const UDP_HEADER: u16 = 8;
+const TCP_HEADER: u16 = 20 + 2;
 /// Headers of IPv4 or IPv6 and TCP, without options.
 const INNER_V4: u16 = 40;
 const INNER_V6: u16 = 60;
 
 /// Largest MSS for inner IPv4; IPv6 gets 20 less. `None` when nothing is clamped.
 #[must_use]
-pub(super) fn limit(mode: MssFix, remote: SocketAddr, framing: usize) -> Option<u16> {
-    let outer: u16 = if remote.is_ipv4() { 28 } else { 48 };
+pub(super) fn limit(mode: MssFix, remote: SocketAddr, via: Via, framing: usize) -> Option<u16> {
+    let ip: u16 = if remote.is_ipv4() { 20 } else { 40 };
+    let outer = ip + if let Via::Udp(_) = via { UDP_HEADER } else { TCP_HEADER };
     let tunnel = (OVERHEAD + framing) as u16;
     match mode {
         MssFix::Off => None,
@@ -112,6 +117,7 @@ fn patch_checksum(tcp: &mut [u8], at: usize, old: u16, new: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::streams::StreamId;
     use proptest::prelude::*;
 
     fn checksum(pseudo: u32, tcp: &[u8]) -> u16 {
@@ -180,11 +186,14 @@ mod tests {
     #[test]
     fn limits_by_mode() {
         let (v4, v6) = ("192.0.2.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
-        assert_eq!(limit(MssFix::Mtu(1492), v4, 0), Some(1400));
-        assert_eq!(limit(MssFix::Mtu(1492), v6, 0), Some(1380));
-        assert_eq!(limit(MssFix::Payload(1450), v4, 1), Some(1385));
-        assert_eq!(limit(MssFix::Fixed(1400), v6, 0), Some(1360));
-        assert_eq!(limit(MssFix::Off, v4, 0), None);
+        let udp = Via::Udp(0);
+        let tcp = Via::Stream { worker: 0, id: StreamId { slot: 0, generation: 0 } };
+        assert_eq!(limit(MssFix::Mtu(1492), v4, udp, 0), Some(1400));
+        assert_eq!(limit(MssFix::Mtu(1492), v6, udp, 0), Some(1380));
+        assert_eq!(limit(MssFix::Mtu(1492), v4, tcp, 0), Some(1386));
+        assert_eq!(limit(MssFix::Payload(1450), v4, udp, 1), Some(1385));
+        assert_eq!(limit(MssFix::Fixed(1400), v6, udp, 0), Some(1360));
+        assert_eq!(limit(MssFix::Off, v4, udp, 0), None);
     }
 
     proptest! {

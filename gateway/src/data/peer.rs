@@ -7,7 +7,7 @@ use tessera_proto::Instant;
 use tessera_proto::data::{DataChannel, DataKey};
 use tessera_wire::PeerId;
 
-use super::message::{PeerSpec, PeerStats};
+use super::message::{PeerSpec, PeerStats, Via};
 use super::mssfix;
 use crate::config::MssFix;
 use crate::net::Path;
@@ -37,7 +37,7 @@ impl Peer {
     pub(super) fn new(spec: PeerSpec, mssfix: MssFix, now: Instant) -> Self {
         Self {
             channel: DataChannel::new(spec.id, spec.framing),
-            mss: mssfix::limit(mssfix, spec.path.remote, spec.framing.overhead()),
+            mss: mssfix::limit(mssfix, spec.path.remote, spec.via, spec.framing.overhead()),
             spec,
             stats: PeerStats::default(),
             moved: 0,
@@ -53,6 +53,12 @@ impl Peer {
     pub(super) fn install(&mut self, key: DataKey) {
         self.channel.install(key);
         self.reported_worn = false;
+    }
+
+    /// Only between addresses of one protocol: a connection stays where it is.
+    #[inline]
+    pub(super) const fn may_move(&self, via: Via) -> bool {
+        matches!((self.spec.via, via), (Via::Udp(_), Via::Udp(_)))
     }
 
     /// True when the shard should be asked whether the peer may move to where its packets come from.
@@ -71,7 +77,7 @@ impl Peer {
 
     pub(super) fn set_path(&mut self, path: Path, mssfix: MssFix) {
         self.spec.path = path;
-        self.mss = mssfix::limit(mssfix, path.remote, self.spec.framing.overhead());
+        self.mss = mssfix::limit(mssfix, path.remote, self.spec.via, self.spec.framing.overhead());
     }
 
     /// True when the key in use should be replaced.

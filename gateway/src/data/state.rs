@@ -1,7 +1,5 @@
 //! What a worker owns, apart from the buffers that packets arrive in: so that a packet in them can be acted on.
 
-use std::net::UdpSocket;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -14,50 +12,23 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::Rung;
 use super::counters::WorkerCounters;
+use super::egress::Egress;
 use super::handover::{Handover, Kind};
-use super::message::{FromWorker, ToWorker};
+use super::message::{FromWorker, ToWorker, Via};
 use super::peer::Peers;
+use super::streams::{CloseReason, Streams};
 use super::waker::Waker;
 use super::worker::WorkerSetup;
 use crate::config::MssFix;
-use crate::net::SendQueue;
+use crate::net::ShareHandle;
 use crate::net::tun::TunQueue;
 use crate::routes::RouteTable;
-
-/// A worker's socket at one listener, and what waits to be sent from it.
-pub(super) struct Link {
-    pub(super) socket: UdpSocket,
-    pub(super) queue: SendQueue,
-}
-
-impl Link {
-    /// Sends what is queued; how many datagrams the kernel could not take now.
-    pub(super) fn flush(&mut self, now: Instant) -> usize {
-        match self.queue.flush(self.socket.as_fd(), now) {
-            Ok(left) => left,
-            Err(_) => {
-                self.queue.clear();
-                0
-            }
-        }
-    }
-
-    /// Room for a datagram of `len` bytes, made by sending what is queued if need be.
-    #[inline]
-    pub(super) fn place(&mut self, len: usize, now: Instant) -> Option<&mut [u8]> {
-        if self.queue.place(len).is_none() {
-            self.flush(now);
-        }
-        self.queue.place(len)
-    }
-}
 
 /// See the module.
 pub(super) struct State {
     pub(super) index: usize,
     pub(super) layout: PeerIdLayout,
-    /// One for each listener.
-    pub(super) links: Vec<Link>,
+    pub(super) egress: Egress,
     pub(super) tun: Option<TunQueue>,
     /// Inner packets that wait for the TUN, in the buffer that they were opened in.
     pub(super) merge: Box<Merge>,
@@ -73,16 +44,17 @@ pub(super) struct State {
     pub(super) peers: Peers,
     pub(super) routes: RouteTable,
     pub(super) handover: Handover,
-    /// Messages that must not be lost and did not fit a shard's queue; bounded by the number of peers.
+    /// Where connections go that are no client's.
+    pub(super) share: Option<ShareHandle>,
+    /// Messages that must not be lost and did not fit a shard's queue; bounded by the number of peers and connections.
     pub(super) backlog: Vec<(usize, FromWorker)>,
 }
 
 impl State {
-    pub(super) fn new(setup: WorkerSetup, handover: Handover) -> Self {
-        let gso = setup.rung != Rung::Basic;
-        let links = setup.sockets.into_iter().map(|socket| Link { socket, queue: SendQueue::new(gso) });
+    pub(super) fn new(setup: WorkerSetup, streams: Streams, handover: Handover) -> Self {
         Self {
-            links: links.collect(),
+            egress: Egress::new(setup.sockets, setup.rung != Rung::Basic, streams),
+            share: setup.share,
             peers: Peers::new(setup.layout),
             routes: RouteTable::new(setup.max_routes),
             merge: Box::new(Merge::new(setup.offloads)),
@@ -119,6 +91,13 @@ impl State {
         }
     }
 
+    /// Tells all shards that a connection is gone: only one knows whether it carried a session.
+    pub(super) fn tell_all_shards(&mut self, via: Via, why: CloseReason) {
+        for shard in 0..self.shards.len() {
+            self.tell(shard, FromWorker::StreamClosed(via, why));
+        }
+    }
+
     /// Tells a shard something, without waiting.
     pub(super) fn tell(&mut self, shard: usize, message: FromWorker) {
         let Some(queue) = self.shards.get(shard) else {
@@ -126,7 +105,10 @@ impl State {
         };
         if let Err(TrySendError::Full(message)) = queue.try_send(message) {
             self.counters.shard_full.add(1);
-            if matches!(message, FromWorker::Removed { .. } | FromWorker::Exit(_)) {
+            if matches!(
+                message,
+                FromWorker::Removed { .. } | FromWorker::Exit(_) | FromWorker::StreamClosed(..)
+            ) {
                 self.backlog.push((shard, message));
             }
         }

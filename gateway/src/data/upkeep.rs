@@ -34,27 +34,19 @@ impl State {
             if !peer.reported_worn && peer.is_worn() {
                 peer.reported_worn = tell(FromWorker::RenegotiationDue(id));
             }
-            if peer.spec.ping.is_some_and(|every| now.saturating_since(peer.last_sent) >= every)
-                && let Some(link) = self.links.get_mut(peer.spec.listener)
-            {
-                let headroom = peer.channel.headroom();
-                let len = headroom + PING.len();
-                if let Some(frame) = link.place(len, now) {
-                    frame[headroom..].copy_from_slice(&PING);
-                    if peer.channel.seal(frame).is_ok() && link.queue.commit(len, &peer.spec.path) {
-                        peer.stats.sent += len as u64;
-                        peer.last_sent = now;
-                    }
-                }
+            if peer.spec.ping.is_some_and(|every| now.saturating_since(peer.last_sent) >= every) {
+                // A ping that cannot be sent now is due again in a second.
+                let _ = self.egress.send(peer, PING.len(), now, |out| out.copy_from_slice(&PING));
             }
         }
+        self.egress.streams.tick(now);
         self.publish();
     }
 
     /// Makes what the send queues have counted visible.
     fn publish(&self) {
         let mut sent = crate::net::SendCounters::default();
-        for link in &self.links {
+        for link in &self.egress.links {
             sent += link.queue.counters();
         }
         self.counters.publish_sent(&sent);

@@ -11,7 +11,7 @@ use tessera_wire::{PeerId, data, ip};
 
 use super::counters::WorkerCounters;
 use super::handover::Kind;
-use super::message::FromWorker;
+use super::message::{FromWorker, Via};
 use super::mssfix;
 use super::state::State;
 use crate::net::tun::TunQueue;
@@ -23,7 +23,7 @@ const MERGE_AGAIN: Duration = Duration::from_secs(60);
 /// Where a datagram came in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin<'a> {
-    pub(super) listener: usize,
+    pub(super) via: Via,
     pub(super) path: &'a Path,
 }
 
@@ -36,7 +36,12 @@ impl State {
         let mut count = 0;
         while start < end {
             let stop = end.min(start + train.segment);
-            self.handle_datagram(Origin { listener, path: &train.path }, buf, start..stop, now);
+            self.handle_datagram(
+                Origin { via: Via::Udp(listener), path: &train.path },
+                buf,
+                start..stop,
+                now,
+            );
             start = stop;
             count += 1;
         }
@@ -53,7 +58,7 @@ impl State {
         };
         let owner = self.layout.worker_of(id) as usize;
         if owner != self.index {
-            let kind = Kind::Sealed { listener: from.listener, path: *from.path };
+            let kind = Kind::Sealed { via: from.via, path: *from.path };
             return self.hand_over(owner, kind, datagram);
         }
         let Some(peer) = self.peers.lookup(id) else {
@@ -82,7 +87,7 @@ impl State {
             // The peer has the new key for certain: it sealed with it.
             peer.channel.promote(header.key_id);
         }
-        if newest && peer.wants_to_move(from.path, now.mono) {
+        if newest && peer.may_move(from.via) && peer.wants_to_move(from.path, now.mono) {
             let shard = peer.spec.shard;
             self.tell(shard, FromWorker::Moved { id, path: *from.path });
         }
@@ -160,8 +165,8 @@ impl State {
         match queue.try_reserve() {
             Ok(place) => {
                 self.counters.control_passed.add(1);
-                let (listener, path) = (from.listener, *from.path);
-                place.send(FromWorker::Control { listener, path, bytes: datagram.to_vec() });
+                let (via, path) = (from.via, *from.path);
+                place.send(FromWorker::Control { via, path, bytes: datagram.to_vec() });
             }
             Err(_) => self.counters.shard_full.add(1),
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  UDP sockets ──▶ open in place ──▶ source check ──▶ MSS ──▶ merge ──▶ TUN queue        (uplink)
+//!  TCP connections ──▶ the same
 //!  TUN queue ──▶ route ──▶ split and seal in the send queue ──▶ UDP socket               (downlink)
 //!  shards' messages ──▶ peers and keys      clock ──▶ pings, silence, worn keys          (messages, upkeep)
 //! ```
@@ -10,7 +11,7 @@
 //! the others.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::ops::AddAssign;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,18 +24,20 @@ use tessera_offload::Offloads;
 use tessera_proto::{Instant, Now};
 use tokio::sync::mpsc::Sender;
 
+use super::Rung;
 use super::counters::WorkerCounters;
 use super::handover::{Handover, Kind};
-use super::message::{FromWorker, ToWorker};
+use super::message::{FromWorker, ToWorker, Via};
 use super::readiness::Readiness;
 use super::state::State;
+use super::streams::{StreamEvent, StreamIntake, StreamOptions, Streams};
+use super::uplink::Origin;
 use super::waker::Waker;
-use super::{Rung, uplink};
 use crate::clock;
 use crate::config::MssFix;
-use crate::net::RecvBatch;
 use crate::net::recv::MESSAGES;
 use crate::net::tun::{MAX_READ, TunQueue};
+use crate::net::{RecvBatch, ShareHandle};
 
 /// Datagrams of one socket after which the other sources get their turn (up to one more batch is taken): about half a
 /// millisecond of work.
@@ -43,6 +46,8 @@ const UPLINK_BUDGET: usize = 512;
 const DOWNLINK_BUDGET: usize = 512 * 1024;
 /// Packets read from the TUN in one turn: small ones cost as much as large ones.
 const DOWNLINK_PACKETS: usize = 512;
+/// Packets of TCP connections in one turn, likewise.
+const STREAM_BUDGET: usize = 512;
 /// Parcels of other workers in one turn.
 const PARCEL_BUDGET: usize = 256;
 /// How often peers are looked through for pings and silence; both are set in seconds.
@@ -63,8 +68,14 @@ pub struct WorkerSetup {
     pub layout: PeerIdLayout,
     /// How packets are carried.
     pub rung: Rung,
-    /// One socket for each listener; with GRO enabled from rung `offload` on.
+    /// One socket for each UDP listener; with GRO enabled from rung `offload` on.
     pub sockets: Vec<UdpSocket>,
+    /// One socket for each TCP listener.
+    pub listeners: Vec<TcpListener>,
+    /// How its connections are treated.
+    pub streams: StreamOptions,
+    /// Where connections go that are no client's (`port-share`).
+    pub share: Option<ShareHandle>,
     /// Its queue; `None` with `dev null`.
     pub tun: Option<TunQueue>,
     /// What the TUN takes and gives.
@@ -105,6 +116,7 @@ impl AddAssign for Turn {
 /// A running worker: what fills, and what acts on it.
 pub(super) struct Worker {
     recv: RecvBatch,
+    intake: StreamIntake,
     /// A packet from the TUN, or from another worker.
     scratch: Box<[u8]>,
     ready: Readiness,
@@ -116,13 +128,17 @@ impl Worker {
     ///
     /// # Errors
     /// When the process may not open another file.
-    pub(super) fn new(setup: WorkerSetup, handover: Handover) -> io::Result<Self> {
+    pub(super) fn new(mut setup: WorkerSetup, handover: Handover) -> io::Result<Self> {
         let tun = setup.tun.as_ref().map(AsFd::as_fd);
-        let sources = setup.sockets.iter().map(AsFd::as_fd).chain(tun).chain([setup.waker.as_fd()]);
+        let listeners = std::mem::take(&mut setup.listeners).into_iter().enumerate().collect();
+        let streams = Streams::new(listeners, setup.streams)?;
+        let intake = StreamIntake::new(&streams).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let sources = setup.sockets.iter().map(AsFd::as_fd).chain(tun);
+        let sources = sources.chain([setup.waker.as_fd(), streams.as_fd()]);
         let ready = Readiness::new(sources, setup.sockets.len())?;
         let recv = if setup.rung == Rung::Basic { RecvBatch::new(setup.room) } else { RecvBatch::with_gro() };
         let scratch = vec![0; MAX_READ].into();
-        Ok(Self { recv, scratch, ready, state: State::new(setup, handover) })
+        Ok(Self { recv, intake, scratch, ready, state: State::new(setup, streams, handover) })
     }
 
     /// Works until it is told to stop, or until nobody is left to tell it.
@@ -142,6 +158,7 @@ impl Worker {
                 return;
             }
             turn = self.uplink(now);
+            turn += self.streams(now);
             turn += self.downlink(now.mono);
             turn += self.parcels(now);
             if next_tick <= now.mono {
@@ -156,10 +173,10 @@ impl Worker {
     /// From the sockets to the TUN.
     fn uplink(&mut self, now: Now) -> Turn {
         let mut turn = Turn::default();
-        for listener in 0..self.state.links.len() {
+        for listener in 0..self.state.egress.links.len() {
             let mut packets = 0;
             loop {
-                let got = self.recv.recv(self.state.links[listener].socket.as_fd()).unwrap_or(0);
+                let got = self.recv.recv(self.state.egress.links[listener].socket.as_fd()).unwrap_or(0);
                 for index in 0..got {
                     let Some(train) = self.recv.train(index) else { continue };
                     packets += self.state.handle_train(listener, &train, self.recv.bytes_mut(), now);
@@ -176,6 +193,34 @@ impl Worker {
             turn.packets += packets;
         }
         turn
+    }
+
+    /// From TCP connections to the TUN.
+    fn streams(&mut self, now: Now) -> Turn {
+        let mut packets = 0;
+        let worker = self.state.index;
+        self.intake.poll(&mut self.state.egress.streams, now.mono, STREAM_BUDGET);
+        while let Some(event) = self.intake.next(&mut self.state.egress.streams, now.mono) {
+            match event {
+                StreamEvent::Frame { id, path, bytes, .. } => {
+                    packets += 1;
+                    let from = Origin { via: Via::Stream { worker, id }, path: &path };
+                    let whole = 0..bytes.len();
+                    self.state.handle_datagram(from, bytes, whole, now);
+                    self.state.write_merged(bytes, now.mono);
+                }
+                StreamEvent::Closed { id, why, spoke: true, .. } => {
+                    self.state.tell_all_shards(Via::Stream { worker, id }, why);
+                }
+                StreamEvent::Closed { .. } => {}
+                StreamEvent::Foreign { stream, first, .. } => {
+                    if let Some(share) = &self.state.share {
+                        share.hand_over(stream, first);
+                    }
+                }
+            }
+        }
+        Turn { packets, more: self.intake.has_more() }
     }
 
     /// From the TUN to the sockets.
@@ -200,8 +245,8 @@ impl Worker {
                 return Turn { packets, more: false };
             };
             match kind {
-                Kind::Sealed { listener, path } => {
-                    let from = uplink::Origin { listener, path: &path };
+                Kind::Sealed { via, path } => {
+                    let from = Origin { via, path: &path };
                     self.state.handle_datagram(from, &mut self.scratch, 0..len, now);
                     self.state.write_merged(&mut self.scratch, now.mono);
                 }
@@ -213,9 +258,10 @@ impl Worker {
 
     /// Sends what is queued. What the kernel cannot take now stays queued in order, and the turn comes back for it.
     fn flush(&mut self, now: Instant) {
-        for (index, link) in self.state.links.iter_mut().enumerate() {
+        for (index, link) in self.state.egress.links.iter_mut().enumerate() {
             let left = link.flush(now);
             self.ready.want_room(index, link.socket.as_fd(), left > 0);
         }
+        self.state.egress.streams.flush(now);
     }
 }

@@ -8,6 +8,6 @@ mod peer_ids;
 mod persist;
 mod pool;
 
-pub use peer_ids::{PeerHandle, PeerIdAllocator, PeerIdError, REUSE_DELAY};
+pub use peer_ids::{PeerHandle, PeerIdAllocator, PeerIdError, REUSE_DELAY, Wish};
 pub use persist::{Persist, PersistError, RejectedLine, Saved, Snapshot};
 pub use pool::{AddressPool, Hint, HintRefused, Lease, LeaseError, LeaseRequest, MAX_POOL_SIZE, PoolError};

@@ -31,6 +31,17 @@ pub enum PeerIdError {
     AllResting,
 }
 
+/// Where a peer-id is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Wherever there are the fewest clients.
+    Any,
+    /// At the worker that this address names, unless that has [`IMBALANCE`] more clients than another: then anywhere.
+    Address(IpAddr),
+    /// At this worker, whatever it has: it owns the client's connection.
+    Exactly(usize),
+}
+
 /// One allocation of a peer-id. The generation tells it from every other allocation of the same id, so that a late
 /// writer for a former owner can be told apart and ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,13 +107,12 @@ impl PeerIdAllocator {
         self.live
     }
 
-    /// A peer-id at the worker that `address` names, unless that has [`IMBALANCE`] more clients than another; else at the
-    /// worker with the fewest (the first of equals). It has the lowest slot there that rested long enough. `now` must not run
-    /// backwards.
+    /// A peer-id at the wished worker, or at the one with the fewest clients (the first of equals). It has the lowest slot there
+    /// that rested long enough. `now` must not run backwards.
     ///
     /// # Errors
     /// [`PeerIdError`]; the client should be asked to come back later.
-    pub fn allocate(&mut self, address: Option<IpAddr>, now: Instant) -> Result<PeerHandle, PeerIdError> {
+    pub fn allocate(&mut self, wish: Wish, now: Instant) -> Result<PeerHandle, PeerIdError> {
         if self.live >= self.max_clients {
             return Err(PeerIdError::TooManyClients(self.max_clients));
         }
@@ -113,13 +123,20 @@ impl PeerIdAllocator {
         let Some(least) = with_slot.map(|worker| worker.live).min() else {
             return Err(PeerIdError::AllResting);
         };
-        let named = address.map(|address| worker_of_address(address, self.layout) as usize);
         let fits = |worker: &Worker, most: u32| {
             worker.has_slot(self.slot_limit) && worker.live <= least.saturating_add(most)
         };
-        let chosen = named
-            .filter(|index| fits(&self.workers[*index], IMBALANCE))
-            .or_else(|| self.workers.iter().position(|worker| fits(worker, 0)));
+        let named = match wish {
+            Wish::Any => None,
+            Wish::Address(address) => Some((worker_of_address(address, self.layout) as usize, IMBALANCE)),
+            Wish::Exactly(worker) => Some((worker, u32::MAX)),
+        };
+        let named = named.filter(|(index, most)| self.workers.get(*index).is_some_and(|w| fits(w, *most)));
+        let chosen = match (named, wish) {
+            (Some((index, _)), _) => Some(index),
+            (None, Wish::Exactly(_)) => None,
+            (None, _) => self.workers.iter().position(|worker| fits(worker, 0)),
+        };
         let Some(index) = chosen else { return Err(PeerIdError::AllResting) };
         self.last_generation += 1;
         let generation = self.last_generation;
@@ -132,11 +149,16 @@ impl PeerIdAllocator {
         Ok(PeerHandle { id, generation })
     }
 
-    /// The worker with the fewest clients, and how peer-ids and addresses name it: what an address is best chosen for.
+    /// The worker with the fewest clients: what an address is best chosen for.
     #[must_use]
-    pub fn next_worker(&self) -> (u32, PeerIdLayout) {
-        let least = (0..).zip(&self.workers).min_by_key(|(_, worker)| worker.live);
-        (least.map_or(0, |(index, _)| index), self.layout)
+    pub fn next_worker(&self) -> usize {
+        self.workers.iter().enumerate().min_by_key(|(_, worker)| worker.live).map_or(0, |(index, _)| index)
+    }
+
+    /// How peer-ids and addresses name workers.
+    #[must_use]
+    pub const fn layout(&self) -> PeerIdLayout {
+        self.layout
     }
 
     /// Returns a peer-id, which rests from `now` on. `false` when `handle` is not live: it was released before, and
@@ -215,40 +237,45 @@ mod tests {
     fn clients_spread_over_the_workers() {
         let mut ids = allocator(4, 100);
         let now = crate::clock::now();
-        let handles: Vec<_> = (0..8).map(|_| ids.allocate(None, now).unwrap()).collect();
+        let handles: Vec<_> = (0..8).map(|_| ids.allocate(Wish::Any, now).unwrap()).collect();
         assert_eq!(handles.iter().map(|h| h.id.get()).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
         // Two clients leave worker 2: the next two go there, into new slots.
         assert!(ids.release(handles[2], now));
         assert!(ids.release(handles[6], now));
-        assert_eq!(ids.allocate(None, now).unwrap().id.get(), 2 << 2 | 2);
-        assert_eq!(ids.allocate(None, now).unwrap().id.get(), 3 << 2 | 2);
+        assert_eq!(ids.allocate(Wish::Any, now).unwrap().id.get(), 2 << 2 | 2);
+        assert_eq!(ids.allocate(Wish::Any, now).unwrap().id.get(), 3 << 2 | 2);
     }
 
     #[test]
     fn addresses_choose_the_worker_within_balance() {
         let mut ids = allocator(2, 100);
         let now = crate::clock::now();
-        let even = Some(IpAddr::from([10, 8, 0, 4]));
+        let even = Wish::Address(IpAddr::from([10, 8, 0, 4]));
         let mut counts = [0; 2];
         for _ in 0..40 {
             counts[ids.allocate(even, now).unwrap().id.get() as usize & 1] += 1;
         }
         assert_eq!(counts, [20 + IMBALANCE / 2 + 1, 20 - IMBALANCE / 2 - 1]);
-        assert_eq!(ids.next_worker().0, 1);
-        assert_eq!(ids.allocate(Some("fd00::3".parse().unwrap()), now).unwrap().id.get() & 1, 1);
+        assert_eq!(ids.next_worker(), 1);
+        let odd = Wish::Address("fd00::3".parse().unwrap());
+        assert_eq!(ids.allocate(odd, now).unwrap().id.get() & 1, 1);
+        for _ in 0..30 {
+            assert_eq!(ids.allocate(Wish::Exactly(0), now).unwrap().id.get() & 1, 0);
+        }
+        assert!(ids.allocate(Wish::Exactly(2), now).is_err());
     }
 
     #[test]
     fn an_id_rests_for_a_minute() {
         let mut ids = allocator(1, 1);
         let start = crate::clock::now();
-        let first = ids.allocate(None, start).unwrap();
-        assert_eq!(ids.allocate(None, start), Err(PeerIdError::TooManyClients(1)));
+        let first = ids.allocate(Wish::Any, start).unwrap();
+        assert_eq!(ids.allocate(Wish::Any, start), Err(PeerIdError::TooManyClients(1)));
         assert!(ids.release(first, start));
-        let second = ids.allocate(None, start + REUSE_DELAY - Duration::from_millis(1)).unwrap();
+        let second = ids.allocate(Wish::Any, start + REUSE_DELAY - Duration::from_millis(1)).unwrap();
         assert_ne!(second.id, first.id);
         assert!(ids.release(second, start + REUSE_DELAY));
-        let third = ids.allocate(None, start + REUSE_DELAY).unwrap();
+        let third = ids.allocate(Wish::Any, start + REUSE_DELAY).unwrap();
         assert_eq!(third.id, first.id);
         assert_ne!(third.generation, first.generation);
         assert!(!ids.is_live(first));
@@ -261,12 +288,12 @@ mod tests {
         let mut ids = allocator(1, 2);
         let start = crate::clock::now();
         for _ in 0..ids.slot_limit() {
-            let handle = ids.allocate(None, start).unwrap();
+            let handle = ids.allocate(Wish::Any, start).unwrap();
             assert!(handle.id.get() < ids.slot_limit());
             ids.release(handle, start);
         }
-        assert_eq!(ids.allocate(None, start), Err(PeerIdError::AllResting));
-        assert!(ids.allocate(None, start + REUSE_DELAY).is_ok());
+        assert_eq!(ids.allocate(Wish::Any, start), Err(PeerIdError::AllResting));
+        assert!(ids.allocate(Wish::Any, start + REUSE_DELAY).is_ok());
     }
 
     #[derive(Debug, Clone)]
@@ -301,7 +328,7 @@ mod tests {
             let mut released_at: HashMap<PeerId, Instant> = HashMap::new();
             for step in steps {
                 match step {
-                    Step::Allocate => match ids.allocate(None, now) {
+                    Step::Allocate => match ids.allocate(Wish::Any, now) {
                         Ok(handle) => {
                             prop_assert!(live.iter().all(|other| other.id != handle.id));
                             if let Some(released) = released_at.get(&handle.id) {

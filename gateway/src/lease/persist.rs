@@ -276,6 +276,8 @@ fn is_writable(name: &str) -> bool {
 mod tests {
     use proptest::prelude::*;
 
+    use tessera_ebpf_common::PeerIdLayout;
+
     use super::*;
     use crate::lease::LeaseRequest;
 
@@ -292,7 +294,8 @@ mod tests {
 
     fn lease_of(pool: &mut AddressPool, name: &str) -> Option<Ipv4Addr> {
         let lease =
-            pool.acquire(LeaseRequest { common_name: Some(name), ..LeaseRequest::default() }).unwrap();
+            let request = LeaseRequest { common_name: Some(name), ..LeaseRequest::default() };
+            pool.acquire(request, PeerIdLayout::new(1).unwrap()).unwrap();
         let address = lease.v4();
         pool.release(lease);
         address

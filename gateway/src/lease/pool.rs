@@ -47,7 +47,7 @@ pub struct LeaseRequest<'a> {
     /// `ifconfig-ipv6-push`: exactly this address in place of the pool's.
     pub static_v6: Option<Ipv6Addr>,
     /// Of addresses that nobody is remembered for, rather one that names this worker.
-    pub worker: Option<(u32, PeerIdLayout)>,
+    pub worker: Option<usize>,
 }
 
 /// The addresses that one client holds. Only [`AddressPool::release`] gives them back.
@@ -173,7 +173,7 @@ impl AddressPool {
     ///
     /// # Errors
     /// [`LeaseError`]; then nothing has changed.
-    pub fn acquire(&mut self, request: LeaseRequest<'_>) -> Result<Lease, LeaseError> {
+    pub fn acquire(&mut self, request: LeaseRequest<'_>, layout: PeerIdLayout) -> Result<Lease, LeaseError> {
         let statics = [request.static_v4.map(IpAddr::V4), request.static_v6.map(IpAddr::V6)];
         if let Some(used) = statics.iter().flatten().find(|address| !self.is_unused(**address)) {
             return Err(LeaseError::AddressInUse(*used));
@@ -184,7 +184,7 @@ impl AddressPool {
         let wants_pool =
             request.static_v4.is_none() && !(self.v4_start.is_none() && request.static_v6.is_some());
         let entry = if wants_pool {
-            let Some(entry) = self.choose(request.common_name, request.worker) else {
+            let Some(entry) = self.choose(request.common_name, request.worker, layout) else {
                 for address in statics.iter().flatten() {
                     self.unblock(*address);
                 }
@@ -304,13 +304,13 @@ impl AddressPool {
         }
     }
 
-    fn choose(&self, name: Option<&str>, worker: Option<(u32, PeerIdLayout)>) -> Option<u32> {
+    fn choose(&self, name: Option<&str>, worker: Option<usize>, layout: PeerIdLayout) -> Option<u32> {
         let names_worker = |entry: &&u32| {
             let address = self.v4_of(**entry).map(IpAddr::V4).or(self.v6_of(**entry).map(IpAddr::V6));
-            worker.zip(address).is_none_or(|((worker, layout), a)| worker_of_address(a, layout) == worker)
+            worker.zip(address).is_none_or(|(worker, a)| worker_of_address(a, layout) as usize == worker)
         };
         // Neighbours name different workers: one of the next few fits, unless few are left.
-        let look = worker.map_or(1, |(_, layout)| 2 * layout.workers() as usize);
+        let look = 2 * layout.workers() as usize;
         name.and_then(|name| self.by_name.get(name).copied())
             .filter(|entry| self.entries[*entry as usize].is_free())
             .or_else(|| self.fresh.iter().take(look).find(names_worker).copied())
@@ -402,6 +402,10 @@ mod tests {
 
     use super::*;
 
+    fn one_worker() -> PeerIdLayout {
+        PeerIdLayout::new(1).unwrap()
+    }
+
     fn v4(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 8, 0, last)
     }
@@ -422,8 +426,8 @@ mod tests {
     fn both_families_go_together_lowest_first() {
         let mut pool = pool(2, 254);
         assert_eq!((pool.size(), pool.free()), (253, 253));
-        let a = pool.acquire(named("a")).unwrap();
-        let b = pool.acquire(LeaseRequest::default()).unwrap();
+        let a = pool.acquire(named("a"), one_worker()).unwrap();
+        let b = pool.acquire(LeaseRequest::default(), one_worker()).unwrap();
         assert_eq!((a.v4(), a.v6()), (Some(v4(2)), Some(v6(0x1000))));
         assert_eq!((b.v4(), b.v6()), (Some(v4(3)), Some(v6(0x1001))));
         assert_eq!(pool.free(), 251);
@@ -432,32 +436,32 @@ mod tests {
     #[test]
     fn a_client_gets_its_old_address_while_others_come_and_go() {
         let mut pool = pool(2, 5);
-        let a = pool.acquire(named("a")).unwrap();
-        let b = pool.acquire(named("b")).unwrap();
+        let a = pool.acquire(named("a"), one_worker()).unwrap();
+        let b = pool.acquire(named("b"), one_worker()).unwrap();
         pool.release(a);
         pool.release(b);
         // Entries without a memory go first.
-        let c = pool.acquire(named("c")).unwrap();
+        let c = pool.acquire(named("c"), one_worker()).unwrap();
         assert_eq!(c.v4(), Some(v4(4)));
-        let a = pool.acquire(named("a")).unwrap();
+        let a = pool.acquire(named("a"), one_worker()).unwrap();
         assert_eq!(a.v4(), Some(v4(2)));
-        let d = pool.acquire(named("d")).unwrap();
+        let d = pool.acquire(named("d"), one_worker()).unwrap();
         assert_eq!(d.v4(), Some(v4(5)));
         // Nothing but b's is left.
-        let e = pool.acquire(named("e")).unwrap();
+        let e = pool.acquire(named("e"), one_worker()).unwrap();
         assert_eq!(e.v4(), Some(v4(3)));
-        assert_eq!(pool.acquire(named("b")), Err(LeaseError::PoolExhausted(4)));
+        assert_eq!(pool.acquire(named("b"), one_worker()), Err(LeaseError::PoolExhausted(4)));
         pool.release(e);
         pool.release(a);
         // Of the remembered, the longest unused is given away first.
-        assert_eq!(pool.acquire(named("f")).unwrap().v4(), Some(v4(3)));
+        assert_eq!(pool.acquire(named("f"), one_worker()).unwrap().v4(), Some(v4(3)));
     }
 
     #[test]
     fn a_second_session_of_a_name_gets_another_address() {
         let mut pool = pool(2, 5);
-        let first = pool.acquire(named("a")).unwrap();
-        let second = pool.acquire(named("a")).unwrap();
+        let first = pool.acquire(named("a"), one_worker()).unwrap();
+        let second = pool.acquire(named("a"), one_worker()).unwrap();
         assert_ne!(first.v4(), second.v4());
         pool.release(first);
         pool.release(second);
@@ -469,30 +473,30 @@ mod tests {
     fn static_addresses_are_held_alone() {
         let mut pool = pool(2, 4);
         let fixed = |last| LeaseRequest { static_v4: Some(v4(last)), ..LeaseRequest::default() };
-        let a = pool.acquire(fixed(2)).unwrap();
+        let a = pool.acquire(fixed(2), one_worker()).unwrap();
         assert_eq!((a.v4(), a.v6()), (Some(v4(2)), None));
-        assert_eq!(pool.acquire(fixed(2)), Err(LeaseError::AddressInUse(v4(2).into())));
-        let b = pool.acquire(named("b")).unwrap();
+        assert_eq!(pool.acquire(fixed(2), one_worker()), Err(LeaseError::AddressInUse(v4(2).into())));
+        let b = pool.acquire(named("b"), one_worker()).unwrap();
         assert_eq!(b.v4(), Some(v4(3)));
-        assert_eq!(pool.acquire(fixed(3)), Err(LeaseError::AddressInUse(v4(3).into())));
+        assert_eq!(pool.acquire(fixed(3), one_worker()), Err(LeaseError::AddressInUse(v4(3).into())));
         // Outside the pool they are kept apart too.
-        let outside = pool.acquire(fixed(200)).unwrap();
-        assert_eq!(pool.acquire(fixed(200)), Err(LeaseError::AddressInUse(v4(200).into())));
+        let outside = pool.acquire(fixed(200), one_worker()).unwrap();
+        assert_eq!(pool.acquire(fixed(200), one_worker()), Err(LeaseError::AddressInUse(v4(200).into())));
         pool.release(a);
         pool.release(outside);
-        let again = pool.acquire(fixed(200)).unwrap();
+        let again = pool.acquire(fixed(200), one_worker()).unwrap();
         assert_eq!(again.v4(), Some(v4(200)));
-        assert_eq!(pool.acquire(named("c")).unwrap().v4(), Some(v4(2)));
+        assert_eq!(pool.acquire(named("c"), one_worker()).unwrap().v4(), Some(v4(2)));
     }
 
     #[test]
     fn a_refused_request_changes_nothing() {
         let mut pool = pool(2, 2);
-        let held = pool.acquire(named("a")).unwrap();
+        let held = pool.acquire(named("a"), one_worker()).unwrap();
         let request = LeaseRequest { static_v6: Some(v6(9)), ..named("b") };
-        assert_eq!(pool.acquire(request), Err(LeaseError::PoolExhausted(1)));
+        assert_eq!(pool.acquire(request, one_worker()), Err(LeaseError::PoolExhausted(1)));
         pool.release(held);
-        let lease = pool.acquire(request).unwrap();
+        let lease = pool.acquire(request, one_worker()).unwrap();
         assert_eq!((lease.v4(), lease.v6()), (Some(v4(2)), Some(v6(9))));
     }
 
@@ -500,11 +504,11 @@ mod tests {
     fn the_gateways_own_address_is_never_handed_out() {
         let mut pool = pool(1, 2);
         pool.exclude(v4(1).into()).unwrap();
-        let only = pool.acquire(named("a")).unwrap();
+        let only = pool.acquire(named("a"), one_worker()).unwrap();
         assert_eq!(only.v4(), Some(v4(2)));
-        assert_eq!(pool.acquire(named("b")), Err(LeaseError::PoolExhausted(2)));
+        assert_eq!(pool.acquire(named("b"), one_worker()), Err(LeaseError::PoolExhausted(2)));
         let request = LeaseRequest { static_v4: Some(v4(1)), ..LeaseRequest::default() };
-        assert_eq!(pool.acquire(request), Err(LeaseError::AddressInUse(v4(1).into())));
+        assert_eq!(pool.acquire(request, one_worker()), Err(LeaseError::AddressInUse(v4(1).into())));
         assert_eq!(pool.exclude(v4(2).into()), Err(LeaseError::AddressInUse(v4(2).into())));
     }
 
@@ -540,9 +544,9 @@ mod tests {
         ] {
             assert_eq!(pool.remember(&bad), Err(reason));
         }
-        assert_eq!(pool.acquire(named("b")).unwrap().v4(), Some(v4(6)));
-        assert_eq!(pool.acquire(named("a")).unwrap().v4(), Some(v4(5)));
-        assert_eq!(pool.acquire(named("c")).unwrap().v4(), Some(v4(2)));
+        assert_eq!(pool.acquire(named("b"), one_worker()).unwrap().v4(), Some(v4(6)));
+        assert_eq!(pool.acquire(named("a"), one_worker()).unwrap().v4(), Some(v4(5)));
+        assert_eq!(pool.acquire(named("c"), one_worker()).unwrap().v4(), Some(v4(2)));
     }
 
     #[derive(Debug, Clone)]
@@ -587,7 +591,7 @@ mod tests {
                             static_v6: static_v6.map(|n| v6(0x100 - u16::from(size) + u16::from(n))),
                         };
                         let pool_wanted = request.static_v4.is_none() && (has_v4 || request.static_v6.is_none());
-                        match pool.acquire(request) {
+                        match pool.acquire(request, one_worker()) {
                             Ok(lease) => {
                                 for (other, _) in &held {
                                     prop_assert!(lease.v4().is_none() || lease.v4() != other.v4());
@@ -618,7 +622,7 @@ mod tests {
                         pool.release(lease);
                         // Who comes back at once finds its address free, unless it was another session of the name.
                         if let Some(name) = name.filter(|name| plain && last.get(name) == Some(&had)) {
-                            let again = pool.acquire(named(&name)).unwrap();
+                            let again = pool.acquire(named(&name), one_worker()).unwrap();
                             prop_assert_eq!((again.v4(), again.v6()), had);
                             pool.release(again);
                         }
@@ -632,9 +636,9 @@ mod tests {
                 pool.release(lease);
             }
             prop_assert_eq!(pool.free(), pool.size());
-            let all: Vec<_> = (0..size).map(|_| pool.acquire(LeaseRequest::default()).unwrap()).collect();
+            let all: Vec<_> = (0..size).map(|_| pool.acquire(LeaseRequest::default(), one_worker()).unwrap()).collect();
             prop_assert_eq!(all.len(), usize::from(size));
-            prop_assert!(pool.acquire(LeaseRequest::default()).is_err());
+            prop_assert!(pool.acquire(LeaseRequest::default(), one_worker()).is_err());
         }
     }
 }

@@ -10,9 +10,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::recv::enable_gro;
 use super::steering::{self, Steering};
 
-/// What waits for a worker that is busy or was not scheduled: 8 MiB are 6 ms at 10 Gbit/s.
+/// `rcvbuf` of data sockets unless configured: what waits for a worker that is busy or was not scheduled; 8 MiB are 6 ms at
+/// 10 Gbit/s.
 pub const RCVBUF: usize = 8 << 20;
-/// What waits for a device: a few turns of a worker.
+/// `sndbuf` of data sockets unless configured: what waits for a device, a few turns of a worker.
 pub const SNDBUF: usize = 2 << 20;
 
 /// Which IP versions a listener serves.
@@ -37,9 +38,9 @@ pub struct ListenSpec {
     pub family: Family,
     /// Interface or VRF to bind to (`--bind-dev`).
     pub bind_dev: Option<String>,
-    /// Send buffer in bytes (`--sndbuf`); `None` is [`SNDBUF`].
+    /// Send buffer in bytes (`--sndbuf`); `None` leaves the system's default.
     pub sndbuf: Option<usize>,
-    /// Receive buffer in bytes (`--rcvbuf`); `None` is [`RCVBUF`].
+    /// Receive buffer in bytes (`--rcvbuf`); `None` leaves the system's default.
     pub rcvbuf: Option<usize>,
     /// Firewall mark (`--mark`).
     pub mark: Option<u32>,
@@ -175,13 +176,15 @@ impl ListenSpec {
             socket.set_mark(mark).map_err(|e| step(&format!("mark {mark}"), e))?;
         }
         // The FORCE forms pass net.core.[rw]mem_max but need CAP_NET_ADMIN; the plain ones are cut to those limits.
-        let rcvbuf = self.rcvbuf.unwrap_or(RCVBUF);
-        if setsockopt(&socket, sockopt::RcvBufForce, &rcvbuf).is_err() {
-            socket.set_recv_buffer_size(rcvbuf).map_err(|e| step(&format!("rcvbuf {rcvbuf}"), e))?;
+        if let Some(bytes) = self.rcvbuf
+            && setsockopt(&socket, sockopt::RcvBufForce, &bytes).is_err()
+        {
+            socket.set_recv_buffer_size(bytes).map_err(|e| step(&format!("rcvbuf {bytes}"), e))?;
         }
-        let sndbuf = self.sndbuf.unwrap_or(SNDBUF);
-        if setsockopt(&socket, sockopt::SndBufForce, &sndbuf).is_err() {
-            socket.set_send_buffer_size(sndbuf).map_err(|e| step(&format!("sndbuf {sndbuf}"), e))?;
+        if let Some(bytes) = self.sndbuf
+            && setsockopt(&socket, sockopt::SndBufForce, &bytes).is_err()
+        {
+            socket.set_send_buffer_size(bytes).map_err(|e| step(&format!("sndbuf {bytes}"), e))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::state::{SEND_QUEUE, Shard, Shared};
 use super::{Command, GOODBYE, ShardSetup};
 use crate::clock;
-use crate::data::FromWorker;
+use crate::data::{FromWorker, Via};
 use crate::net::Path;
 use crate::net::io::{ControlSocket, run_on};
 
@@ -58,7 +58,7 @@ async fn recv_loop(shard: Shared, listener: usize, socket: ControlSocket) {
     let mut buf = vec![0; MAX_DATAGRAM];
     loop {
         match socket.recv(&mut buf).await {
-            Ok((len, path)) => shard.on_datagram(listener, path, &buf[..len]),
+            Ok((len, path)) => shard.on_datagram(Via::Udp(listener), path, &buf[..len]),
             // Longer than any control packet: whoever sent it cannot slow the others down by it.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
             Err(error) => {

@@ -22,7 +22,7 @@ use super::renewal::{OwnTokens, Renewals};
 use super::{Command, ShardSetup};
 use crate::clock;
 use crate::config::Config;
-use crate::data::{DataHandle, FromWorker, PeerStats, ToWorker};
+use crate::data::{DataHandle, FromWorker, PeerStats, ToWorker, Via};
 use crate::directory::{Directory, MoveVerdict, SessionRef};
 use crate::hooks::{Env, Hook};
 use crate::net::{LocalAddr, Path, try_send_now};
@@ -77,7 +77,7 @@ pub(super) struct Shard {
 /// How a session's control packets travel.
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    listener: usize,
+    via: Via,
     local: LocalAddr,
     /// Bytes of control packets, for the client's totals.
     stats: PeerStats,
@@ -89,10 +89,12 @@ pub(super) struct State {
     pub(super) tls: ServerTls,
     /// For cookie answers: sent from the stack, now or never.
     raw_sockets: Vec<std::net::UdpSocket>,
-    /// For everything else, by listener.
+    /// For everything else over UDP, by listener.
     outgoing: Vec<mpsc::Sender<(Vec<u8>, Path)>>,
     /// Where each session's packets come in.
     links: HashMap<Handle, Link>,
+    /// Sessions of TCP connections.
+    streams: HashMap<Via, Handle>,
     /// Logged in, by session.
     pub(super) accounts: BTreeMap<Handle, Rc<Account>>,
     /// With addresses and a peer-id.
@@ -137,6 +139,7 @@ impl Shard {
             raw_sockets,
             outgoing,
             links: HashMap::new(),
+            streams: HashMap::new(),
             accounts: BTreeMap::new(),
             clients: BTreeMap::new(),
             by_peer: HashMap::new(),
@@ -171,8 +174,8 @@ impl Shard {
     }
 
     /// A datagram from one of the shard's sockets, or one that a worker passed on.
-    pub(super) fn on_datagram(self: &Rc<Self>, listener: usize, path: Path, bytes: &[u8]) {
-        if let Some(id) = data::peer_id_of(bytes) {
+    pub(super) fn on_datagram(self: &Rc<Self>, via: Via, path: Path, bytes: &[u8]) {
+        if let (Some(id), Via::Udp(listener)) = (data::peer_id_of(bytes), via) {
             // The kernel did not steer it. The worker it belongs to counts it if there is nobody behind the id.
             let bytes = bytes.to_vec();
             return self.data.tell(id, ToWorker::Datagram { listener, path, bytes });
@@ -180,21 +183,32 @@ impl Shard {
         self.follow_revocations();
         {
             let state = &mut *self.state.borrow_mut();
-            if state.stopping && !state.links.values().any(|link| link.listener == listener) {
+            if state.stopping && !state.links.values().any(|link| link.via == via) {
                 return;
             }
             match state.endpoint.handle_datagram(bytes, path.remote, clock::read()) {
                 Handled::Dropped(reason) => *state.drops.entry(reason).or_default() += 1,
                 Handled::Reply(reply) => {
                     // A full socket drops it; the client asks again.
-                    if let Some(socket) = state.raw_sockets.get(listener).filter(|_| !state.stopping) {
-                        let _ = try_send_now(socket.as_fd(), &reply, &path);
+                    match via {
+                        Via::Udp(listener) => {
+                            if let Some(socket) = state.raw_sockets.get(listener).filter(|_| !state.stopping)
+                            {
+                                let _ = try_send_now(socket.as_fd(), &reply, &path);
+                            }
+                        }
+                        Via::Stream { worker, id } => {
+                            self.data.tell_worker(worker, ToWorker::StreamControl(id, reply));
+                        }
                     }
                 }
                 Handled::Session(handle) => {
-                    let fresh = Link { listener, local: path.local, stats: PeerStats::default() };
+                    let fresh = Link { via, local: path.local, stats: PeerStats::default() };
                     let link = state.links.entry(handle).or_insert(fresh);
-                    (link.listener, link.local) = (listener, path.local);
+                    if let Via::Stream { .. } = via {
+                        state.streams.insert(via, handle);
+                    }
+                    (link.via, link.local) = (via, path.local);
                     link.stats.received += bytes.len() as u64;
                 }
             }
@@ -238,14 +252,26 @@ impl Shard {
             };
             link.stats.sent += bytes.len() as u64;
             let path = Path { remote, local: link.local };
-            if let Some(queue) = state.outgoing.get(link.listener) {
-                // Without room it is lost, as on the wire.
-                let _ = queue.try_send((bytes, path));
+            match link.via {
+                Via::Udp(listener) => {
+                    if let Some(queue) = state.outgoing.get(listener) {
+                        // Without room it is lost, as on the wire.
+                        let _ = queue.try_send((bytes, path));
+                    }
+                }
+                Via::Stream { worker, id } => {
+                    self.data.tell_worker(worker, ToWorker::StreamControl(id, bytes));
+                }
             }
         }
         let next = state.endpoint.poll_timeout().map(|(at, _)| at);
         while let Some(handle) = state.endpoint.poll_removed() {
-            state.links.remove(&handle);
+            let Some(link) = state.links.remove(&handle) else { continue };
+            if let Via::Stream { worker, id } = link.via {
+                // A connection is for one session; the next one dials again.
+                state.streams.remove(&link.via);
+                self.data.tell_worker(worker, ToWorker::CloseStream(id));
+            }
         }
         // The timer sleeps on when the next deadline is later than the one it knows: it asks again when that has passed.
         let sooner = next.is_some_and(|at| state.next_deadline.is_none_or(|known| at < known));
@@ -337,9 +363,9 @@ impl Shard {
         Some(Path { remote, local })
     }
 
-    /// The listener that a session came in on.
-    pub(super) fn listener(&self, handle: Handle) -> usize {
-        self.state.borrow().links.get(&handle).map_or(0, |link| link.listener)
+    /// How a session is reached.
+    pub(super) fn via(&self, handle: Handle) -> Option<Via> {
+        self.state.borrow().links.get(&handle).map(|link| link.via)
     }
 
     /// True while clients are being removed.
@@ -390,7 +416,14 @@ impl Shard {
     pub(super) fn on_worker(self: &Rc<Self>, message: FromWorker) {
         let handle_of = |id: PeerId| self.state.borrow().by_peer.get(&id).copied();
         match message {
-            FromWorker::Control { listener, path, bytes } => self.on_datagram(listener, path, &bytes),
+            FromWorker::Control { via, path, bytes } => self.on_datagram(via, path, &bytes),
+            FromWorker::StreamClosed(via, why) => {
+                let handle = self.state.borrow_mut().streams.remove(&via);
+                if let Some(handle) = handle {
+                    debug!("the connection of a session is gone: {why}");
+                    self.close(handle, Close::Silent("connection closed"));
+                }
+            }
             FromWorker::Moved { id, path } => {
                 if let Some(handle) = handle_of(id) {
                     self.on_moved(handle, id, path);

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Login, Stop};
 use crate::clock;
 use crate::config::{Ifconfig4, TokenVerify};
-use crate::data::{PeerSpec, PeerStats};
+use crate::data::{PeerSpec, PeerStats, Via};
 use crate::directory::Claim;
 use crate::hooks::{Answer, Assigned, Env, Farewell, Peer};
 use crate::lease::{Lease, LeaseError, LeaseRequest, PeerHandle};
@@ -125,11 +125,12 @@ impl Login<'_> {
         let token = self.remember_token(&account, &mut own).await?;
         resources.env = env.clone();
         let assigned = self.assigned(resources.lease.as_ref(), &own);
-        let peer =
-            shard.directory.allocate_peer(resources.lease.as_ref(), clock::now()).map_err(|error| {
-                warn!(remote = %self.path.remote, "{error}");
-                Stop::temporary("the gateway is full")
-            })?;
+        let via = shard.via(self.handle).ok_or(Stop::Left)?;
+        let lease = resources.lease.as_ref();
+        let peer = shard.directory.allocate_peer(via.worker(), lease, clock::now()).map_err(|error| {
+            warn!(remote = %self.path.remote, "{error}");
+            Stop::temporary("the gateway is full")
+        })?;
         resources.peer = Some(peer);
         let learned = &mut resources.learned;
         let (routes, iroutes) = self.take_routes(peer, &account, &env, &assigned, &own, learned).await?;
@@ -192,7 +193,7 @@ impl Login<'_> {
 
     fn lease(&self, name: &str, own: &Overlay) -> Result<Lease, Stop> {
         let request = LeaseRequest {
-            worker: None,
+            worker: self.shard.via(self.handle).and_then(Via::worker),
             common_name: (!name.is_empty()).then_some(name),
             static_v4: own.ifconfig.map(|(address, _)| address),
             static_v6: own.ifconfig_ipv6.map(|(address, ..)| address),
@@ -379,7 +380,7 @@ impl Login<'_> {
             id: peer.id,
             generation: peer.generation,
             shard: shard.index,
-            listener: shard.listener(self.handle),
+            via: shard.via(self.handle).ok_or(Stop::Left)?,
             path: self.path,
             framing: shard.with_session(self.handle, |s| s.framing()).unwrap_or_default(),
             ping: own.ping.or(timers.ping),
