@@ -293,9 +293,8 @@ mod tests {
     }
 
     fn lease_of(pool: &mut AddressPool, name: &str) -> Option<Ipv4Addr> {
-        let lease =
-            let request = LeaseRequest { common_name: Some(name), ..LeaseRequest::default() };
-            pool.acquire(request, PeerIdLayout::new(1).unwrap()).unwrap();
+        let request = LeaseRequest { common_name: Some(name), ..LeaseRequest::default() };
+        let lease = pool.acquire(request, PeerIdLayout::new(1).unwrap()).unwrap();
         let address = lease.v4();
         pool.release(lease);
         address
