@@ -13,6 +13,9 @@
 //!
 //! The functions panic with what went wrong: the caller is always a test. All waits are bounded.
 //!
+//! `TESSERA_E2E_DATAPATH=basic` (or any rung) makes every gateway use that rung of the data path; without it a gateway takes
+//! the highest that works.
+//!
 //! `TESSERA_E2E_SERVER=openvpn` puts stock OpenVPN 2.6 in the gateway's place, which checks the tests themselves.
 
 mod capture;

@@ -109,7 +109,15 @@ impl Server {
         };
         let program = program.to_str().expect("a UTF-8 path").to_owned();
         let log = net.folder().join(format!("server-{serial}.log"));
-        let mut process = Process::start(title, &net.gateway, &[&program, "--config", &file], &log);
+        let rung = std::env::var("TESSERA_E2E_DATAPATH").ok().filter(|_| flavour == Flavour::Tesserad);
+        let mut argv = vec![program.as_str(), "--config", &file];
+        // A case that chooses its rung itself keeps it: what comes last counts.
+        if let Some(rung) = &rung
+            && !config.lines.iter().any(|line| line.starts_with("datapath "))
+        {
+            argv.extend(["--datapath", rung]);
+        }
+        let mut process = Process::start(title, &net.gateway, &argv, &log);
         process.wait_for(&["Initialization Sequence Completed"], START_LIMIT);
         Self { process }
     }
