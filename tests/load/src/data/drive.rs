@@ -59,7 +59,7 @@ pub fn drive(
     let mut pacer = Pacer::new(rate, clock::mono());
     let mut cpu = Duration::ZERO;
     loop {
-        while let Some(phase) = watch.next() {
+        while let Some(phase) = watch.begun() {
             match phase {
                 Phase::WarmUp => pacer = Pacer::new(rate, clock::mono()),
                 Phase::Measure => {

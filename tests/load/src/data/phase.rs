@@ -190,7 +190,7 @@ impl<'a> Watch<'a> {
 
     /// The next phase that has begun and was not seen yet.
     #[inline]
-    pub fn next(&mut self) -> Option<Phase> {
+    pub fn begun(&mut self) -> Option<Phase> {
         if self.shared.phase() <= self.seen {
             return None;
         }
@@ -213,12 +213,12 @@ mod tests {
     fn a_late_watcher_sees_every_phase_once() {
         let shared = Shared::default();
         let mut watch = Watch::new(&shared);
-        assert_eq!(watch.next(), None);
+        assert_eq!(watch.begun(), None);
         shared.enter(Phase::Measure);
-        let seen: Vec<_> = std::iter::from_fn(|| watch.next()).collect();
+        let seen: Vec<_> = std::iter::from_fn(|| watch.begun()).collect();
         assert_eq!(seen, [Phase::WarmUp, Phase::Settle, Phase::Measure]);
         shared.stop();
-        let seen: Vec<_> = std::iter::from_fn(|| watch.next()).collect();
+        let seen: Vec<_> = std::iter::from_fn(|| watch.begun()).collect();
         assert_eq!(seen, [Phase::Drain, Phase::Stop]);
     }
 

@@ -214,7 +214,7 @@ struct Probing {
 
 impl Probing {
     fn phases(&mut self, watch: &mut Watch<'_>, rate: f64) {
-        while let Some(phase) = watch.next() {
+        while let Some(phase) = watch.begun() {
             match phase {
                 Phase::WarmUp => self.pacer = Pacer::new(Some(rate), clock::mono()),
                 Phase::Measure => {
