@@ -9,9 +9,12 @@
 //! ```
 //!
 //! The protocol is that of `tessera-proto`: what is sent again, and when, is its decision.
+//!
+//! [`data`] loads the data channel instead: peers that stay, on both sides of the gateway, by several threads.
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod data;
 pub mod engine;
 pub mod plan;
 pub mod report;
