@@ -56,7 +56,7 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     bytes.with_label_values(&["up"]).inc_by(sum(|c| &c.uplink_bytes));
     bytes.with_label_values(&["down"]).inc_by(sum(|c| &c.downlink_bytes));
     let drops = sheet.counters("tessera_data_drops_total", "Packets that did not pass", &["reason"])?;
-    let reasons: [(&str, Pick<Counter>); 13] = [
+    let reasons: [(&str, Pick<Counter>); 15] = [
         ("unknown_peer", |c| &c.unknown_peer),
         ("unknown_key", |c| &c.unknown_key),
         ("bad_tag", |c| &c.bad_tag),
@@ -65,6 +65,8 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
         ("spoofed", |c| &c.spoofed),
         ("no_route", |c| &c.no_route),
         ("no_key", |c| &c.no_key),
+        ("uplink_over_share", |c| &c.uplink_over_share),
+        ("downlink_over_share", |c| &c.downlink_over_share),
         ("tun_refused", |c| &c.tun_refused),
         ("handover_full", |c| &c.handover_full),
         ("shard_full", |c| &c.shard_full),

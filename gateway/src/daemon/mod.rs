@@ -20,6 +20,8 @@ use std::thread::JoinHandle;
 
 use admin::Admin;
 use datapath::Datapath;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use ring::rand::{SecureRandom, SystemRandom};
 use services::Privileged;
 use tessera_ebpf_common::PeerIdLayout;
@@ -31,7 +33,7 @@ use tracing::{info, warn};
 
 use crate::admin::{AdminSocket, SocketOptions};
 use crate::clock;
-use crate::config::{Config, DeviceKind, Protocol, Report, Threads, Wrap};
+use crate::config::{Config, DeviceKind, Protocol, Report, Threads, WorkerCpus, Wrap};
 use crate::data::streams::StreamOptions;
 use crate::data::{DataPlane, DataPlaneSetup, Rung};
 use crate::directory::Directory;
@@ -187,6 +189,7 @@ impl Running {
             offloads: tun.as_ref().map_or(Offloads::NONE, |tun| tun.offloads),
             tun: tun.map(|tun| tun.queues).unwrap_or_default(),
             rung: datapath.rung(),
+            cpus: worker_cpus(config, workers)?,
             room: usize::from(config.device.mtu) + DATAGRAM_SPARE,
             shards: to_shards,
             client_to_client: config.network.client_to_client,
@@ -296,6 +299,27 @@ fn count(threads: Threads, auto: usize, most: usize) -> usize {
     match threads {
         Threads::Auto => auto.clamp(1, most),
         Threads::Count(n) => usize::from(n).clamp(1, most),
+    }
+}
+
+/// The CPU of each worker; none when they are not bound.
+fn worker_cpus(config: &Config, workers: usize) -> Result<Vec<usize>, StartError> {
+    let allowed =
+        sched_getaffinity(Pid::from_raw(0)).map_err(|error| StartError::io("allowed CPUs", &error.into()))?;
+    let may = |cpu: usize| allowed.is_set(cpu).unwrap_or(false);
+    let list: Vec<usize> = match &config.tessera.worker_cpus {
+        WorkerCpus::Off => Vec::new(),
+        WorkerCpus::Auto => {
+            let list: Vec<usize> = (0..CpuSet::count()).filter(|cpu| may(*cpu)).collect();
+            if list.len() == workers { list } else { Vec::new() }
+        }
+        WorkerCpus::List(list) => list.iter().map(|cpu| usize::from(*cpu)).collect(),
+    };
+    match list.iter().find(|cpu| !may(**cpu)) {
+        Some(cpu) => {
+            Err(StartError::config(format!("worker-cpus: CPU {cpu} may not be used by this process")))
+        }
+        None => Ok(list.into_iter().cycle().take(workers).collect()),
     }
 }
 

@@ -94,6 +94,10 @@ pub struct WorkerCounters {
     pub no_route: Counter,
     /// Packets for a peer that has no key (yet), or whose key is used up.
     pub no_key: Counter,
+    /// Datagrams of a peer beyond its share while the worker could not take all.
+    pub uplink_over_share: Counter,
+    /// Inner packets to a peer beyond its share, likewise.
+    pub downlink_over_share: Counter,
     /// Inner packets that the TUN device did not take.
     pub tun_refused: Counter,
     /// Packets that belong to another worker and were handed over.

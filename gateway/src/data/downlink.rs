@@ -46,6 +46,9 @@ impl State {
             return self.counters.malformed.add(1);
         };
         let count = split.count();
+        if !self.down.admit(&mut peer.down_share, count as u32) {
+            return self.counters.downlink_over_share.add(count as u64);
+        }
         self.counters.tun_reads.observe(count);
         for index in 0..count {
             let inner = split.segment_len(index);

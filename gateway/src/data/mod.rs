@@ -6,6 +6,7 @@
 mod counters;
 mod downlink;
 mod egress;
+mod fairness;
 mod handover;
 pub mod message;
 mod messages;
@@ -71,6 +72,8 @@ pub struct DataPlaneSetup {
     pub offloads: Offloads,
     /// How packets are carried.
     pub rung: Rung,
+    /// CPUs to bind workers to, in worker order; none where a worker is not to be bound.
+    pub cpus: Vec<usize>,
     /// Longest datagram that is taken without GRO.
     pub room: usize,
     /// Where shards listen.
@@ -127,6 +130,7 @@ impl DataPlane {
                 share: setup.share.clone(),
                 tun: tun.next(),
                 rung: setup.rung,
+                cpu: setup.cpus.get(index).copied(),
                 offloads: setup.offloads,
                 room: setup.room,
                 messages,

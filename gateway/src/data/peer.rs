@@ -7,6 +7,7 @@ use tessera_proto::Instant;
 use tessera_proto::data::{DataChannel, DataKey};
 use tessera_wire::PeerId;
 
+use super::fairness::Share;
 use super::message::{PeerSpec, PeerStats, Via};
 use super::mssfix;
 use crate::config::MssFix;
@@ -22,6 +23,8 @@ pub(super) struct Peer {
     pub(super) channel: DataChannel,
     pub(super) mss: Option<u16>,
     pub(super) stats: PeerStats,
+    pub(super) up_share: Share,
+    pub(super) down_share: Share,
     /// Inner bytes in the running `inactive` period.
     pub(super) moved: u64,
     pub(super) inactive_since: Instant,
@@ -40,6 +43,8 @@ impl Peer {
             mss: mssfix::limit(mssfix, spec.path.remote, spec.via, spec.framing.overhead()),
             spec,
             stats: PeerStats::default(),
+            up_share: Share::default(),
+            down_share: Share::default(),
             moved: 0,
             inactive_since: now,
             last_received: now,

@@ -13,12 +13,13 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::Rung;
 use super::counters::WorkerCounters;
 use super::egress::Egress;
+use super::fairness::Fairness;
 use super::handover::{Handover, Kind};
 use super::message::{FromWorker, ToWorker, Via};
 use super::peer::Peers;
 use super::streams::{CloseReason, Streams};
 use super::waker::Waker;
-use super::worker::WorkerSetup;
+use super::worker::{DOWNLINK_PACKETS, UPLINK_BUDGET, WorkerSetup};
 use crate::config::MssFix;
 use crate::net::ShareHandle;
 use crate::net::tun::TunQueue;
@@ -30,6 +31,9 @@ pub(super) struct State {
     pub(super) layout: PeerIdLayout,
     pub(super) egress: Egress,
     pub(super) tun: Option<TunQueue>,
+    /// Shares of peers in the turn's packets.
+    pub(super) up: Fairness,
+    pub(super) down: Fairness,
     /// Inner packets that wait for the TUN, in the buffer that they were opened in.
     pub(super) merge: Box<Merge>,
     pub(super) offloads: Offloads,
@@ -57,6 +61,8 @@ impl State {
             share: setup.share,
             peers: Peers::new(setup.layout),
             routes: RouteTable::new(setup.max_routes),
+            up: Fairness::new(UPLINK_BUDGET as u32),
+            down: Fairness::new(DOWNLINK_PACKETS as u32),
             merge: Box::new(Merge::new(setup.offloads)),
             offloads: setup.offloads,
             merge_again: None,

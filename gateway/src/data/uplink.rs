@@ -64,6 +64,9 @@ impl State {
         let Some(peer) = self.peers.lookup(id) else {
             return self.counters.unknown_peer.add(1);
         };
+        if !self.up.admit(&mut peer.up_share, 1) {
+            return self.counters.uplink_over_share.add(1);
+        }
         peer.stats.received += datagram.len() as u64;
         let opened = match peer.channel.open(datagram, now.mono) {
             Ok(opened) => opened,

@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl::set_timerslack;
+use nix::unistd::Pid;
 use tessera_ebpf_common::PeerIdLayout;
 use tessera_offload::Offloads;
 use tessera_proto::{Instant, Now};
@@ -41,11 +43,13 @@ use crate::net::{RecvBatch, ShareHandle};
 
 /// Datagrams of one socket after which the other sources get their turn (up to one more batch is taken): about half a
 /// millisecond of work.
-const UPLINK_BUDGET: usize = 512;
+pub(super) const UPLINK_BUDGET: usize = 512;
+/// Datagrams of one socket in one turn, those that are dropped at once included: a flood must be read to be dropped.
+const UPLINK_READ: usize = 8 * UPLINK_BUDGET;
 /// Bytes read from the TUN in one turn, for the same reason; one more super-packet may be taken.
 const DOWNLINK_BUDGET: usize = 512 * 1024;
 /// Packets read from the TUN in one turn: small ones cost as much as large ones.
-const DOWNLINK_PACKETS: usize = 512;
+pub(super) const DOWNLINK_PACKETS: usize = 512;
 /// Packets of TCP connections in one turn, likewise.
 const STREAM_BUDGET: usize = 512;
 /// Parcels of other workers in one turn.
@@ -82,6 +86,8 @@ pub struct WorkerSetup {
     pub offloads: Offloads,
     /// Longest datagram that is taken without GRO.
     pub room: usize,
+    /// The CPU that it is bound to.
+    pub cpu: Option<usize>,
     /// What shards say.
     pub messages: Receiver<ToWorker>,
     /// Where shards listen, by number.
@@ -120,6 +126,7 @@ pub(super) struct Worker {
     /// A packet from the TUN, or from another worker.
     scratch: Box<[u8]>,
     ready: Readiness,
+    cpu: Option<usize>,
     state: State,
 }
 
@@ -138,14 +145,21 @@ impl Worker {
         let ready = Readiness::new(sources, setup.sockets.len())?;
         let recv = if setup.rung == Rung::Basic { RecvBatch::new(setup.room) } else { RecvBatch::with_gro() };
         let scratch = vec![0; MAX_READ].into();
-        Ok(Self { recv, intake, scratch, ready, state: State::new(setup, streams, handover) })
+        let cpu = setup.cpu;
+        Ok(Self { recv, intake, scratch, ready, cpu, state: State::new(setup, streams, handover) })
     }
 
     /// Works until it is told to stop, or until nobody is left to tell it.
     pub(super) fn run(mut self) {
         // Without it naps are longer, and nothing else changes.
         let _ = set_timerslack(TIMER_SLACK_NS);
-        let (mut turn, mut next_tick) = (Turn::default(), Instant::default());
+        if let Some(cpu) = self.cpu {
+            // The daemon has looked that it may be used; where the right is gone since, the kernel moves the thread.
+            let mut set = CpuSet::new();
+            let _ = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+        }
+        let (mut turn, mut up, mut down) = (Turn::default(), Turn::default(), Turn::default());
+        let mut next_tick = Instant::default();
         loop {
             if turn.packets > 0 && !turn.more {
                 std::thread::sleep(NAP);
@@ -157,9 +171,13 @@ impl Worker {
             if !self.state.handle_messages(now) {
                 return;
             }
-            turn = self.uplink(now);
-            turn += self.streams(now);
-            turn += self.downlink(now.mono);
+            self.state.up.begin(up.more);
+            self.state.down.begin(down.more);
+            up = self.uplink(now);
+            up += self.streams(now);
+            down = self.downlink(now.mono);
+            turn = up;
+            turn += down;
             turn += self.parcels(now);
             if next_tick <= now.mono {
                 next_tick = now.mono + TICK;
@@ -174,23 +192,24 @@ impl Worker {
     fn uplink(&mut self, now: Now) -> Turn {
         let mut turn = Turn::default();
         for listener in 0..self.state.egress.links.len() {
-            let mut packets = 0;
+            let (mut read, dropped) = (0, self.state.counters.uplink_over_share.read());
             loop {
                 let got = self.recv.recv(self.state.egress.links[listener].socket.as_fd()).unwrap_or(0);
                 for index in 0..got {
                     let Some(train) = self.recv.train(index) else { continue };
-                    packets += self.state.handle_train(listener, &train, self.recv.bytes_mut(), now);
+                    read += self.state.handle_train(listener, &train, self.recv.bytes_mut(), now);
                 }
                 self.state.write_merged(self.recv.bytes_mut(), now.mono);
                 if got < MESSAGES {
                     break;
                 }
-                if packets >= UPLINK_BUDGET {
+                let dropped = self.state.counters.uplink_over_share.read() - dropped;
+                if read >= UPLINK_BUDGET + dropped as usize || read >= UPLINK_READ {
                     turn.more = true;
                     break;
                 }
             }
-            turn.packets += packets;
+            turn.packets += read;
         }
         turn
     }

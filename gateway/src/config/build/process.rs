@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::{Draft, Effect, MAX_SECONDS, Outcome, bad, number, seconds, text, word};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::lex::Directive;
-use crate::config::model::{ControlSocket, IoChoice, Log, Status, Threads, TokenVerify};
+use crate::config::model::{ControlSocket, IoChoice, Log, Status, Threads, TokenVerify, WorkerCpus};
 use crate::data::Rung;
 
 /// How often a status file is written unless told, as with OpenVPN.
 const STATUS_INTERVAL: u64 = 60;
 /// Most threads of one kind: the peer-id carries the worker's number in its low bits.
 const MAX_THREADS: u16 = 256;
+/// No kernel has CPUs beyond this number.
+const MAX_CPU: u16 = 8191;
 
 pub(crate) fn user(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.process.user = Some(name(d)?);
@@ -87,6 +89,32 @@ fn threads(d: &Directive) -> Result<Threads, Diagnostic> {
 pub(crate) fn workers(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.tessera.workers = threads(d)?;
     Ok(Effect::Honoured)
+}
+
+pub(crate) fn worker_cpus(draft: &mut Draft, d: &Directive) -> Outcome {
+    draft.config.tessera.worker_cpus = match text(d, 0)? {
+        "auto" => WorkerCpus::Auto,
+        "off" => WorkerCpus::Off,
+        list => WorkerCpus::List(cpu_list(list).ok_or_else(|| {
+            bad(d, 0, format!("'{list}' is no list of CPUs"))
+                .hint("write 'auto', 'off', or a list such as 0-3,8")
+        })?),
+    };
+    Ok(Effect::Honoured)
+}
+
+/// A list of CPUs as the kernel writes it: numbers and ranges.
+fn cpu_list(list: &str) -> Option<Vec<u16>> {
+    let mut cpus = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        if first > last || last > MAX_CPU {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
 }
 
 pub(crate) fn session_shards(draft: &mut Draft, d: &Directive) -> Outcome {

@@ -39,6 +39,7 @@ pub(super) const TABLE: &[Spec] = &[
     off("remap-usr1", "SIGUSR1 does not restart the gateway"),
     off("show-net-up", "it concerns only Windows"),
     on("workers", 1, 1, run::workers),
+    on("worker-cpus", 1, 1, run::worker_cpus),
     on("session-shards", 1, 1, run::session_shards),
     on("datapath", 1, 1, run::datapath),
     on("io", 1, 1, run::io),

@@ -22,7 +22,7 @@ pub(crate) use network::mask4;
 pub use network::{
     Device, DeviceKind, Ifconfig4, Ifconfig6, Network, Pool4, Pool6, PoolPersist, Route4, Route6, Topology,
 };
-pub use process::{ControlSocket, IoChoice, Log, Process, Status, Tessera, Threads, TokenVerify};
+pub use process::{ControlSocket, IoChoice, Log, Process, Status, Tessera, Threads, TokenVerify, WorkerCpus};
 pub use tls::{
     Compression, CookieMode, Crypto, Fingerprint, KeyDirection, NameField, Tls, TlsVersion, Wrap, X509Match,
     X509Name,

@@ -102,11 +102,26 @@ pub enum IoChoice {
     Epoll,
 }
 
+/// Which CPUs data workers are bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerCpus {
+    /// One each, where there are as many as workers.
+    #[default]
+    Auto,
+    /// None: the kernel moves them.
+    Off,
+    /// These, in worker order, from the beginning again when there are more workers.
+    List(Vec<u16>),
+}
+
 /// Tessera's own directives.
 #[derive(Debug, Clone, Serialize)]
 pub struct Tessera {
     /// Data workers.
     pub workers: Threads,
+    /// Their CPUs.
+    pub worker_cpus: WorkerCpus,
     /// The rung of the data path that is to be used; `None`: the highest that works here.
     pub datapath: Option<Rung>,
     /// Session shards.
@@ -133,6 +148,7 @@ impl Default for Tessera {
     fn default() -> Self {
         Self {
             workers: Threads::Auto,
+            worker_cpus: WorkerCpus::Auto,
             datapath: None,
             session_shards: Threads::Auto,
             io: IoChoice::Auto,
