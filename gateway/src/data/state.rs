@@ -19,7 +19,7 @@ use super::message::{FromWorker, ToWorker, Via};
 use super::peer::Peers;
 use super::streams::{CloseReason, Streams};
 use super::waker::Waker;
-use super::worker::{DOWNLINK_PACKETS, UPLINK_BUDGET, WorkerSetup};
+use super::worker::WorkerSetup;
 use crate::config::MssFix;
 use crate::net::ShareHandle;
 use crate::net::tun::TunQueue;
@@ -61,8 +61,8 @@ impl State {
             share: setup.share,
             peers: Peers::new(setup.layout),
             routes: RouteTable::new(setup.max_routes),
-            up: Fairness::new(UPLINK_BUDGET as u32),
-            down: Fairness::new(DOWNLINK_PACKETS as u32),
+            up: Fairness::new(),
+            down: Fairness::new(),
             merge: Box::new(Merge::new(setup.offloads)),
             offloads: setup.offloads,
             merge_again: None,

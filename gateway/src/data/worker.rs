@@ -37,19 +37,18 @@ use super::uplink::Origin;
 use super::waker::Waker;
 use crate::clock;
 use crate::config::MssFix;
-use crate::net::recv::MESSAGES;
 use crate::net::tun::{MAX_READ, TunQueue};
 use crate::net::{RecvBatch, ShareHandle};
 
 /// Datagrams of one socket after which the other sources get their turn (up to one more batch is taken): about half a
 /// millisecond of work.
-pub(super) const UPLINK_BUDGET: usize = 512;
+const UPLINK_BUDGET: usize = 512;
 /// Datagrams of one socket in one turn, those that are dropped at once included: a flood must be read to be dropped.
 const UPLINK_READ: usize = 8 * UPLINK_BUDGET;
 /// Bytes read from the TUN in one turn, for the same reason; one more super-packet may be taken.
 const DOWNLINK_BUDGET: usize = 512 * 1024;
 /// Packets read from the TUN in one turn: small ones cost as much as large ones.
-pub(super) const DOWNLINK_PACKETS: usize = 512;
+const DOWNLINK_PACKETS: usize = 512;
 /// Packets of TCP connections in one turn, likewise.
 const STREAM_BUDGET: usize = 512;
 /// Parcels of other workers in one turn.
@@ -194,13 +193,14 @@ impl Worker {
         for listener in 0..self.state.egress.links.len() {
             let (mut read, dropped) = (0, self.state.counters.uplink_over_share.read());
             loop {
+                let most = self.recv.most();
                 let got = self.recv.recv(self.state.egress.links[listener].socket.as_fd()).unwrap_or(0);
                 for index in 0..got {
                     let Some(train) = self.recv.train(index) else { continue };
                     read += self.state.handle_train(listener, &train, self.recv.bytes_mut(), now);
                 }
                 self.state.write_merged(self.recv.bytes_mut(), now.mono);
-                if got < MESSAGES {
+                if got < most {
                     break;
                 }
                 let dropped = self.state.counters.uplink_over_share.read() - dropped;

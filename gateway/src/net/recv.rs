@@ -14,11 +14,17 @@ use super::cmsg::{self, CONTROL_LEN, Control, NAME_LEN, Name};
 use super::path::Path;
 use super::sys::{empty_header, path_of};
 
-/// Messages per system call: large enough that the call is a few percent of the crypto.
+/// Most messages per system call: large enough that the call is a few percent of the crypto.
 pub const MESSAGES: usize = 32;
 
 /// Bytes for one message with GRO: the largest UDP payload there is.
 const GRO_LEN: usize = 65_535;
+
+/// Bytes that one system call should bring at most. What it brings is looked at again, packet by packet, and twice more on
+/// its way out: as long as it is in the L2 cache of a core that costs little.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Least messages per system call, however long they are.
+const LEAST_MESSAGES: usize = 4;
 
 /// What the starts of neighbouring messages are kept apart beyond their length. Small datagrams touch only the first lines of
 /// their places: at an even 64 KiB these would all fall into the same cache set.
@@ -61,6 +67,8 @@ pub struct RecvBatch {
     headers: Box<[libc::mmsghdr]>,
     /// So many headers carry what the kernel wrote, or nothing yet.
     stale: usize,
+    /// Messages that the next call takes.
+    most: usize,
     counters: RecvCounters,
 }
 
@@ -94,6 +102,7 @@ impl RecvBatch {
             iovs: vec![NO_IOV; MESSAGES].into(),
             headers: (0..MESSAGES).map(|_| libc::mmsghdr { msg_hdr: empty_header(), msg_len: 0 }).collect(),
             stale: MESSAGES,
+            most: MESSAGES,
             counters: RecvCounters::default(),
         }
     }
@@ -104,8 +113,8 @@ impl RecvBatch {
         Self::new(GRO_LEN)
     }
 
-    /// Forgets the previous batch and takes up to [`MESSAGES`] waiting messages without waiting. Returns how many there are; 0
-    /// if the queue is empty.
+    /// Forgets the previous batch and takes up to [`RecvBatch::most`] waiting messages without waiting. Returns how many there
+    /// are; 0 if the queue is empty.
     ///
     /// # Errors
     /// The error of `recvmmsg`, also counted; the socket stays usable unless it is closed.
@@ -124,13 +133,13 @@ impl RecvBatch {
         }
         self.stale = 0;
         loop {
-            // SAFETY: MESSAGES headers point at this value's own boxes, with their true lengths; `&mut self` makes
+            // SAFETY: `most` is at most MESSAGES, and all those headers point at this value's own boxes, with their true lengths; `&mut self` makes
             // the kernel their only user during the call.
             let got = unsafe {
                 libc::recvmmsg(
                     socket.as_raw_fd(),
                     self.headers.as_mut_ptr(),
-                    MESSAGES as libc::c_uint,
+                    self.most as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                     ptr::null_mut(),
                 )
@@ -138,6 +147,7 @@ impl RecvBatch {
             if let Ok(got) = usize::try_from(got) {
                 self.counters.calls += 1;
                 self.stale = got.min(MESSAGES);
+                self.choose_most();
                 return Ok(self.stale);
             }
             let error = io::Error::last_os_error();
@@ -150,6 +160,19 @@ impl RecvBatch {
                 }
             }
         }
+    }
+
+    /// How many messages the next [`RecvBatch::recv`] takes at most: fewer when messages are long.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Chooses the size of the next call by the last one's messages.
+    fn choose_most(&mut self) {
+        let bytes: usize = self.headers[..self.stale].iter().map(|header| header.msg_len as usize).sum();
+        let mean = bytes / self.stale.max(1);
+        self.most = (BATCH_BYTES / mean.max(1)).clamp(LEAST_MESSAGES, MESSAGES);
     }
 
     /// Message `index` of the last [`RecvBatch::recv`], to be asked for once. `None`, counted, when it cannot be used; an empty
