@@ -56,7 +56,11 @@ mod tests {
         let place = |head| socket_of(&head, layout, shards);
         assert_eq!(place([9 << 3, 0xff, 0xff, 6, 0, 0, 0, 0, 9]), Ok((2, Reason::Data)));
         assert_eq!(place([7 << 3, 0xff, 0xff, 6, 0, 0, 0, 0, 8]), Ok((4 + 2, Reason::Control)));
-        assert_eq!(place([6 << 3, 0, 0, 0, 0, 0, 0, 0, 3]), Ok((4, Reason::Control)), "a shard says no to it");
+        assert_eq!(
+            place([6 << 3, 0, 0, 0, 0, 0, 0, 0, 3]),
+            Ok((4, Reason::Control)),
+            "a shard says no to it"
+        );
         assert_eq!(place([12 << 3, 0, 0, 0, 0, 0, 0, 0, 3]), Err(Reason::UnknownOpcode));
     }
 

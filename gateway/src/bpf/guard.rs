@@ -8,14 +8,15 @@ use std::sync::{Mutex, PoisonError};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use nix::ifaddrs::getifaddrs;
 use tessera_ebpf_common::Endpoint;
 use tessera_wire::PeerId;
 
 use super::counters::Counters;
-use super::error::{BpfError, failed, invalid};
+use super::error::{BpfError, CAP_BPF, CAP_NET_ADMIN, Program, failed, invalid};
 use super::object::{Loaded, Object};
 
-const PROGRAM: &str = "tcx_guard";
+const PROGRAM: Program = Program { name: "tcx_guard", needs: &[CAP_BPF, CAP_NET_ADMIN] };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/tcx_guard.bpf.o");
 
@@ -49,7 +50,8 @@ impl Guard {
     /// routes are asked before a drop.
     ///
     /// # Errors
-    /// A port is 0, there are more than [`MAX_ENDPOINTS`], there is no such device, or the kernel refuses the program (needs
+    /// A port is 0, there are more than [`MAX_ENDPOINTS`], there is no such device or it is no Ethernet device, or the
+    /// kernel refuses the program (needs
     /// CAP_BPF and CAP_NET_ADMIN, and Linux 6.6). It is then attached nowhere.
     pub fn attach(devices: &[u32], ports: &[SocketAddr], max_peer_ids: u32) -> Result<Self, BpfError> {
         if ports.len() > MAX_ENDPOINTS {
@@ -110,15 +112,30 @@ impl Guard {
 
 /// Attaches the loaded program to the ingress of one device, in front.
 fn attach_to(program: &mut SchedClassifier, device: u32) -> Result<SchedClassifierLink, BpfError> {
-    let name = nix::net::if_::if_indextoname(device)
-        .map_err(|e| failed(PROGRAM, format!("find device {device}"), &io::Error::from(e)))?;
-    let name = name.to_string_lossy();
+    let name = ethernet_name(device)?;
     let step = || format!("attach to {name} (TCX, Linux 6.6)");
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let link = program
         .attach_with_options(&name, TcAttachType::Ingress, options)
         .map_err(|e| failed(PROGRAM, step(), &e))?;
     program.take_link(link).map_err(|e| failed(PROGRAM, step(), &e))
+}
+
+/// The name of a device whose frames begin with an Ethernet header, as the program expects.
+fn ethernet_name(device: u32) -> Result<String, BpfError> {
+    let step = || format!("find device {device}");
+    let all = getifaddrs().map_err(|e| failed(PROGRAM, step(), &io::Error::from(e)))?;
+    let found = all
+        .filter_map(|entry| Some((entry.interface_name, *entry.address?.as_link_addr()?)))
+        .find(|(_, link)| link.ifindex() == device as usize);
+    match found {
+        Some((name, link)) if matches!(link.hatype(), libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK) => Ok(name),
+        Some((name, link)) => {
+            let why = format!("{name} is no Ethernet device (its type is {})", link.hatype());
+            Err(invalid(PROGRAM, step(), why))
+        }
+        None => Err(invalid(PROGRAM, step(), "no device has this index".to_owned())),
+    }
 }
 
 impl fmt::Debug for Guard {

@@ -1,0 +1,50 @@
+//! Asking the kernel's routes.
+
+use core::net::IpAddr;
+use core::{mem, ptr};
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup,
+};
+use aya_ebpf::helpers::bpf_fib_lookup as fib_lookup;
+use tessera_ebpf_common::Outer;
+
+const IPPROTO_UDP: u8 = 17;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Whether this host keeps the packet, rather than forward it to another: by its routes and rules for the device that it
+/// came in by.
+#[inline(always)]
+pub fn is_local(md: &__sk_buff, outer: &Outer) -> bool {
+    // SAFETY: all-zero is a valid query.
+    let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
+    query.ifindex = md.ifindex;
+    query.l4_protocol = IPPROTO_UDP;
+    query.sport = outer.src_port.to_be();
+    query.dport = outer.dst_port.to_be();
+    match (outer.src, outer.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            query.family = AF_INET;
+            query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src.octets());
+            query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst.octets());
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            query.family = AF_INET6;
+            query.__bindgen_anon_3.ipv6_src = words(src.octets());
+            query.__bindgen_anon_4.ipv6_dst = words(dst.octets());
+        }
+        _ => return false,
+    }
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the context, and a query of the length that is said.
+    let answer = unsafe { fib_lookup(ptr::from_ref(md).cast_mut().cast(), &raw mut query, size, 0) };
+    answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) || answer == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+}
+
+/// An address as four words, in the order of the network.
+#[inline(always)]
+fn words(addr: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
+}
