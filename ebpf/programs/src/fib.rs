@@ -1,13 +1,21 @@
 //! Asking the kernel's routes.
 
+use core::mem::MaybeUninit;
 use core::net::IpAddr;
-use core::{mem, ptr};
+use core::ptr;
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup,
 };
 use aya_ebpf::helpers::bpf_fib_lookup as fib_lookup;
 use tessera_ebpf_common::Outer;
+
+/// Room for a query of the kernel's routes.
+#[repr(C, align(8))]
+struct Query([u64; QUERY_WORDS]);
+
+const QUERY_WORDS: usize = size_of::<bpf_fib_lookup>() / size_of::<u64>();
+const _: () = assert!(QUERY_WORDS * size_of::<u64>() == size_of::<bpf_fib_lookup>());
 
 const IPPROTO_UDP: u8 = 17;
 const AF_INET: u8 = 2;
@@ -17,8 +25,17 @@ const AF_INET6: u8 = 10;
 /// came in by.
 #[inline(always)]
 pub fn is_local(md: &__sk_buff, outer: &Outer) -> bool {
-    // SAFETY: all-zero is a valid query.
-    let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
+    let mut query = MaybeUninit::<Query>::uninit();
+    let zeroed = query.as_mut_ptr().cast::<u64>();
+    for word in 0..QUERY_WORDS {
+        // As plain zeroes this becomes a loop over bytes, which the verifier admits to privileged loaders only.
+        // SAFETY: one of the words of the query.
+        let word = unsafe { zeroed.add(word) };
+        // SAFETY: the same.
+        unsafe { ptr::write_volatile(word, 0) };
+    }
+    // SAFETY: the query is as long and as aligned as this type, for which all zeroes are valid.
+    let query = unsafe { &mut *query.as_mut_ptr().cast::<bpf_fib_lookup>() };
     query.ifindex = md.ifindex;
     query.l4_protocol = IPPROTO_UDP;
     query.sport = outer.src_port.to_be();
@@ -38,7 +55,7 @@ pub fn is_local(md: &__sk_buff, outer: &Outer) -> bool {
     }
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the context, and a query of the length that is said.
-    let answer = unsafe { fib_lookup(ptr::from_ref(md).cast_mut().cast(), &raw mut query, size, 0) };
+    let answer = unsafe { fib_lookup(ptr::from_ref(md).cast_mut().cast(), query, size, 0) };
     answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) || answer == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
 }
 

@@ -9,6 +9,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_indextoname;
 use tessera_ebpf_common::Endpoint;
 use tessera_wire::PeerId;
 
@@ -67,7 +68,7 @@ impl Guard {
                 .map_max_entries("PORTS", ports.len().max(1) as u32)
                 .map_max_entries("LIVE", max_peer_ids.max(1));
         })?;
-        let mut endpoints: HashMap<MapData, [u8; Endpoint::LEN], u8> = object.map("PORTS")?;
+        let mut endpoints: HashMap<MapData, [u32; Endpoint::WORDS], u8> = object.map("PORTS")?;
         for endpoint in ports {
             endpoints
                 .insert(Endpoint::from(*endpoint).0, 1, 0)
@@ -130,11 +131,11 @@ fn ethernet_name(device: u32) -> Result<String, BpfError> {
         .find(|(_, link)| link.ifindex() == device as usize);
     match found {
         Some((name, link)) if matches!(link.hatype(), libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK) => Ok(name),
-        Some((name, link)) => {
-            let why = format!("{name} is no Ethernet device (its type is {})", link.hatype());
-            Err(invalid(PROGRAM, step(), why))
+        // Some devices have no address of this layer at all.
+        _ => {
+            let name = if_indextoname(device).map_err(|e| failed(PROGRAM, step(), &io::Error::from(e)))?;
+            Err(invalid(PROGRAM, step(), format!("{} is no Ethernet device", name.to_string_lossy())))
         }
-        None => Err(invalid(PROGRAM, step(), "no device has this index".to_owned())),
     }
 }
 

@@ -59,11 +59,13 @@ impl Guarded {
             ([0x08, 0x00], IpAddr::V4(_)) => {
                 let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
                 let fragment = packet[6] & 0x20 != 0 || packet[6] & 0x1f != 0 || packet[7] != 0;
-                (packet[0] & 0x0f == 5 && packet[9] == 17 && !fragment).then(|| packet.get(20..total))?
+                (packet[0] & 0x0f == 5 && packet[9] == 17 && !fragment)
+                    .then(|| packet.get(20..total.min(packet.len())))?
             }
             ([0x86, 0xdd], IpAddr::V6(dst)) => {
                 let len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
-                (packet[6] == 17 && dst.to_ipv4_mapped().is_none()).then(|| packet.get(40..40 + len))?
+                (packet[6] == 17 && dst.to_ipv4_mapped().is_none())
+                    .then(|| packet.get(40..packet.len().min(40 + len)))?
             }
             _ => None,
         }?;

@@ -33,7 +33,7 @@ const MAX_SEGMENTS: u32 = 128;
 
 /// The endpoints that are ours. The loader sets the size and the entries.
 #[map]
-static PORTS: HashMap<[u8; Endpoint::LEN], u8> = HashMap::with_max_entries(1, 0);
+static PORTS: HashMap<[u32; Endpoint::WORDS], u8> = HashMap::with_max_entries(1, 0);
 
 /// By peer-id: 1 when it is somebody's. The loader sets the size.
 #[map]
@@ -79,6 +79,10 @@ fn judge(ctx: &TcContext) -> Option<(Result<Reason, Reason>, u32)> {
         return None;
     };
     let len = u32::from(outer.payload);
+    // The kernel drops by itself what ends too early.
+    if start + len > md.len {
+        return None;
+    }
     let segment = if md.gso_size == 0 || md.gso_size > len { len } else { md.gso_size };
     let datagrams = if md.gso_segs == 0 { 1 } else { md.gso_segs };
     let head = claim_at(ctx, start, segment)?;
@@ -123,14 +127,17 @@ impl Batch {
     /// Looks for a good one behind the head. The kernel makes the loop, so that its body is verified once.
     #[inline(always)]
     fn look(&mut self) {
-        let behind = (self.len - 1) / self.segment;
-        if behind >= MAX_SEGMENTS {
+        let behind = (self.len - 1).checked_div(self.segment);
+        let Some(behind) = behind.filter(|behind| *behind < MAX_SEGMENTS) else {
             self.found = Found::Unknown;
             return;
-        }
+        };
         let body = look_at as unsafe extern "C" fn(u32, *mut c_void) -> i64;
         // SAFETY: the body takes what it is given here, which lives until the loop has ended.
         unsafe { bpf_loop(behind, body as *mut c_void, ptr::from_mut(self).cast(), 0) };
+        // Something else will lie here; a loader without CAP_PERFMON may put nothing over a part of a pointer.
+        // SAFETY: the field is ours, and not read again.
+        unsafe { ptr::write_volatile(&raw mut self.skb, ptr::null_mut()) };
     }
 }
 
