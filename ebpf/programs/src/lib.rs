@@ -5,15 +5,14 @@
 //! are in `tessera-ebpf-common` and `tessera-wire`, where user space tests and fuzzes them.
 #![no_std]
 
+pub mod fib;
+
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::maps::PerCpuArray;
 use tessera_ebpf_common::Reason;
-
-/// Which start a packet offset counts from (`enum bpf_hdr_start_off`).
-const FROM_NETWORK_HEADER: u32 = 1;
 
 /// Adds `packets` to the counter of `reason` on this CPU.
 #[inline(always)]
@@ -24,21 +23,14 @@ pub fn count(counters: &PerCpuArray<u64>, reason: Reason, packets: u64) {
     }
 }
 
-/// `N` bytes of `skb` at `offset` behind the start of its IP header; `None` when it is shorter. Takes no notice of how the
-/// bytes are scattered, nor of whether the device has link-layer headers.
+/// `N` bytes of the packet at `offset` behind where the context starts; `None` when it is shorter. Takes no notice of how the
+/// bytes are scattered, as those of a batch that GRO has merged may be.
 #[inline(always)]
-pub fn load<const N: usize>(skb: *const __sk_buff, offset: u32) -> Option<[u8; N]> {
+pub fn load<const N: usize>(ctx: &impl EbpfContext, offset: u32) -> Option<[u8; N]> {
     let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-    // SAFETY: `skb` is the program's context, and `bytes` has room for `N` bytes.
-    let failed = unsafe {
-        bpf_skb_load_bytes_relative(
-            skb.cast(),
-            offset,
-            bytes.as_mut_ptr().cast(),
-            N as u32,
-            FROM_NETWORK_HEADER,
-        )
-    };
+    // SAFETY: the program's context, and room for `N` bytes.
+    let failed =
+        unsafe { bpf_skb_load_bytes(ctx.as_ptr().cast_const(), offset, bytes.as_mut_ptr().cast(), N as u32) };
     if failed != 0 {
         return None;
     }

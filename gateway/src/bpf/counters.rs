@@ -3,7 +3,7 @@
 use aya::maps::{MapData, PerCpuArray};
 use tessera_ebpf_common::Reason;
 
-use super::error::{BpfError, failed};
+use super::error::{BpfError, Program, failed};
 
 /// Packets of one program by reason, summed over all CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Counters([u64; Reason::COUNT as usize]);
 
 impl Counters {
     /// Reads the counter map of `program`.
-    pub(super) fn read(program: &'static str, map: &PerCpuArray<MapData, u64>) -> Result<Self, BpfError> {
+    pub(super) fn read(program: Program, map: &PerCpuArray<MapData, u64>) -> Result<Self, BpfError> {
         let mut sums = [0u64; Reason::COUNT as usize];
         for (sum, reason) in sums.iter_mut().zip(Reason::ALL) {
             let by_cpu = map.get(&reason.index(), 0).map_err(|e| failed(program, "read the counters", &e))?;

@@ -7,8 +7,21 @@ use std::{fs, io};
 /// The most of an explanation that is kept, in bytes: the log of the verifier has no bound of its own.
 const MAX_DETAIL: usize = 600;
 
-/// What loading and attaching takes: name, and number in linux/capability.h.
-const CAPABILITIES: [(&str, u32); 2] = [("CAP_BPF", 39), ("CAP_NET_ADMIN", 12)];
+/// A capability: its name, and its number in linux/capability.h.
+type Capability = (&'static str, u32);
+
+/// Loading maps and programs.
+pub(super) const CAP_BPF: Capability = ("CAP_BPF", 39);
+/// Loading programs that decide what becomes of a device's packets, and attaching them.
+pub(super) const CAP_NET_ADMIN: Capability = ("CAP_NET_ADMIN", 12);
+
+/// A program, as far as errors are concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    /// What loading and attaching it takes.
+    pub(super) needs: &'static [Capability],
+}
 
 /// A program could not be loaded, attached or spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +61,14 @@ impl BpfError {
 }
 
 /// An error of `step` of `program`. If a right was refused, it says which capability is missing.
-pub(super) fn failed(
-    program: &'static str,
-    step: impl Into<String>,
-    error: &(dyn Error + 'static),
-) -> BpfError {
+pub(super) fn failed(program: Program, step: impl Into<String>, error: &(dyn Error + 'static)) -> BpfError {
     let cause = system_error(error);
     let kind = cause.map_or(io::ErrorKind::Other, io::Error::kind);
     let mut detail = describe(error);
     let mut missing = Vec::new();
     if kind == io::ErrorKind::PermissionDenied {
-        missing = missing_capabilities(&fs::read_to_string("/proc/thread-self/status").unwrap_or_default());
+        missing =
+            missing_of(program.needs, &fs::read_to_string("/proc/thread-self/status").unwrap_or_default());
         let _ = match missing.as_slice() {
             [] => write!(
                 detail,
@@ -68,13 +78,13 @@ pub(super) fn failed(
             names => write!(detail, "; missing: {}", names.join(", ")),
         };
     }
-    BpfError { program, step: step.into(), detail, kind, missing }
+    BpfError { program: program.name, step: step.into(), detail, kind, missing }
 }
 
 /// An error of the caller's making.
-pub(super) fn invalid(program: &'static str, step: impl Into<String>, why: String) -> BpfError {
+pub(super) fn invalid(program: Program, step: impl Into<String>, why: String) -> BpfError {
     let kind = io::ErrorKind::InvalidInput;
-    BpfError { program, step: step.into(), detail: why, kind, missing: Vec::new() }
+    BpfError { program: program.name, step: step.into(), detail: why, kind, missing: Vec::new() }
 }
 
 /// The error and all its causes, in one line of bounded length. The end is the part of a verifier's log that tells.
@@ -108,15 +118,15 @@ fn system_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     None
 }
 
-/// Which of the needed capabilities the effective set of a `/proc/…/status` lacks.
-fn missing_capabilities(status: &str) -> Vec<&'static str> {
+/// Which of `needs` the effective set of a `/proc/…/status` lacks.
+fn missing_of(needs: &[Capability], status: &str) -> Vec<&'static str> {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     // What cannot be read is not said to be missing.
     let effective = effective.unwrap_or(u64::MAX);
-    CAPABILITIES.into_iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| name).collect()
+    needs.iter().filter(|(_, bit)| effective >> bit & 1 == 0).map(|(name, _)| *name).collect()
 }
 
 #[cfg(test)]
@@ -125,12 +135,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_read_from_the_effective_set() {
+        let missing = |status: &str| missing_of(&[CAP_BPF, CAP_NET_ADMIN], status);
         let status = |set: &str| format!("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t{set}\n");
-        assert_eq!(missing_capabilities(&status("0000000000000000")), ["CAP_BPF", "CAP_NET_ADMIN"]);
-        assert_eq!(missing_capabilities(&status("0000000000001000")), ["CAP_BPF"]);
-        assert_eq!(missing_capabilities(&status("0000008000000000")), ["CAP_NET_ADMIN"]);
-        assert!(missing_capabilities(&status("000001ffffffffff")).is_empty());
-        assert!(missing_capabilities("").is_empty());
+        assert_eq!(missing(&status("0000000000000000")), ["CAP_BPF", "CAP_NET_ADMIN"]);
+        assert_eq!(missing(&status("0000000000001000")), ["CAP_BPF"]);
+        assert_eq!(missing(&status("0000008000000000")), ["CAP_NET_ADMIN"]);
+        assert!(missing(&status("000001ffffffffff")).is_empty());
+        assert!(missing("").is_empty());
     }
 
     #[test]
@@ -139,7 +150,11 @@ mod tests {
         #[error("the load returned {0}. Log: {1}")]
         struct Load(#[source] io::Error, String);
         let log = format!("{}\nR1 invalid mem access", "0: (79) r1 = *(u64 *)(r1 +0)\n".repeat(500));
-        let error = failed("tcx_guard", "load", &Load(io::Error::from_raw_os_error(libc::ENOENT), log));
+        let error = failed(
+            Program { name: "tcx_guard", needs: &[CAP_BPF] },
+            "load",
+            &Load(io::Error::from_raw_os_error(libc::ENOENT), log),
+        );
         let text = error.to_string();
         assert!(text.starts_with("BPF program tcx_guard: load: … "), "{text}");
         assert!(text.contains("R1 invalid mem access") && text.len() < 800, "{text}");

@@ -8,14 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_indextoname;
 use tessera_ebpf_common::Endpoint;
 use tessera_wire::PeerId;
 
 use super::counters::Counters;
-use super::error::{BpfError, failed, invalid};
+use super::error::{BpfError, CAP_BPF, CAP_NET_ADMIN, Program, failed, invalid};
 use super::object::{Loaded, Object};
 
-const PROGRAM: &str = "tcx_guard";
+const PROGRAM: Program = Program { name: "tcx_guard", needs: &[CAP_BPF, CAP_NET_ADMIN] };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/tcx_guard.bpf.o");
 
@@ -49,7 +51,8 @@ impl Guard {
     /// routes are asked before a drop.
     ///
     /// # Errors
-    /// A port is 0, there are more than [`MAX_ENDPOINTS`], there is no such device, or the kernel refuses the program (needs
+    /// A port is 0, there are more than [`MAX_ENDPOINTS`], there is no such device or it is no Ethernet device, or the
+    /// kernel refuses the program (needs
     /// CAP_BPF and CAP_NET_ADMIN, and Linux 6.6). It is then attached nowhere.
     pub fn attach(devices: &[u32], ports: &[SocketAddr], max_peer_ids: u32) -> Result<Self, BpfError> {
         if ports.len() > MAX_ENDPOINTS {
@@ -65,7 +68,7 @@ impl Guard {
                 .map_max_entries("PORTS", ports.len().max(1) as u32)
                 .map_max_entries("LIVE", max_peer_ids.max(1));
         })?;
-        let mut endpoints: HashMap<MapData, [u8; Endpoint::LEN], u8> = object.map("PORTS")?;
+        let mut endpoints: HashMap<MapData, [u32; Endpoint::WORDS], u8> = object.map("PORTS")?;
         for endpoint in ports {
             endpoints
                 .insert(Endpoint::from(*endpoint).0, 1, 0)
@@ -110,15 +113,30 @@ impl Guard {
 
 /// Attaches the loaded program to the ingress of one device, in front.
 fn attach_to(program: &mut SchedClassifier, device: u32) -> Result<SchedClassifierLink, BpfError> {
-    let name = nix::net::if_::if_indextoname(device)
-        .map_err(|e| failed(PROGRAM, format!("find device {device}"), &io::Error::from(e)))?;
-    let name = name.to_string_lossy();
+    let name = ethernet_name(device)?;
     let step = || format!("attach to {name} (TCX, Linux 6.6)");
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let link = program
         .attach_with_options(&name, TcAttachType::Ingress, options)
         .map_err(|e| failed(PROGRAM, step(), &e))?;
     program.take_link(link).map_err(|e| failed(PROGRAM, step(), &e))
+}
+
+/// The name of a device whose frames begin with an Ethernet header, as the program expects.
+fn ethernet_name(device: u32) -> Result<String, BpfError> {
+    let step = || format!("find device {device}");
+    let all = getifaddrs().map_err(|e| failed(PROGRAM, step(), &io::Error::from(e)))?;
+    let found = all
+        .filter_map(|entry| Some((entry.interface_name, *entry.address?.as_link_addr()?)))
+        .find(|(_, link)| link.ifindex() == device as usize);
+    match found {
+        Some((name, link)) if matches!(link.hatype(), libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK) => Ok(name),
+        // Some devices have no address of this layer at all.
+        _ => {
+            let name = if_indextoname(device).map_err(|e| failed(PROGRAM, step(), &io::Error::from(e)))?;
+            Err(invalid(PROGRAM, step(), format!("{} is no Ethernet device", name.to_string_lossy())))
+        }
+    }
 }
 
 impl fmt::Debug for Guard {

@@ -7,7 +7,7 @@ use aya::maps::{Map, MapError};
 use aya::programs::{Program, ProgramError, ProgramFd, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
 
-use super::error::{BpfError, failed};
+use super::error::{self, BpfError, failed};
 
 /// A program in the kernel, held by a descriptor of ours beside whatever it is attached to.
 pub struct Loaded {
@@ -43,14 +43,14 @@ impl fmt::Debug for Loaded {
 
 /// An object with its maps made, and its program not loaded yet.
 pub(super) struct Object {
-    name: &'static str,
+    about: error::Program,
     ebpf: Ebpf,
 }
 
 impl Object {
-    /// Makes the maps of the object `bytes`, whose program is `name`, as `settings` wants them.
+    /// Makes the maps of the object `bytes`, whose program `about` is, as `settings` wants them.
     pub(super) fn open<'a>(
-        name: &'static str,
+        about: error::Program,
         bytes: &[u8],
         settings: impl FnOnce(&mut EbpfLoader<'a>),
     ) -> Result<Self, BpfError> {
@@ -58,8 +58,8 @@ impl Object {
         // The programs use no types of the kernel; to read those takes longer than all the rest.
         loader.btf(None);
         settings(&mut loader);
-        let ebpf = loader.load(bytes).map_err(|e| failed(name, "create its maps", &e))?;
-        Ok(Self { name, ebpf })
+        let ebpf = loader.load(bytes).map_err(|e| failed(about, "create its maps", &e))?;
+        Ok(Self { about, ebpf })
     }
 
     /// Takes a map out.
@@ -68,8 +68,8 @@ impl Object {
         let found = self
             .ebpf
             .take_map(map)
-            .ok_or_else(|| failed(self.name, step(), &MapError::InvalidName { name: map.to_owned() }))?;
-        M::try_from(found).map_err(|e| failed(self.name, step(), &e))
+            .ok_or_else(|| failed(self.about, step(), &MapError::InvalidName { name: map.to_owned() }))?;
+        M::try_from(found).map_err(|e| failed(self.about, step(), &e))
     }
 
     /// Hands the program to the verifier.
@@ -77,20 +77,19 @@ impl Object {
     where
         for<'a> &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        let name = self.name;
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .ok_or_else(|| failed(name, "load", &ProgramError::InvalidName { name: name.to_owned() }))?;
-        let program: &mut P = program.try_into().map_err(|e| failed(name, "load", &e))?;
-        load(program).map_err(|e| failed(name, "load", &e))?;
+        let about = self.about;
+        let program = self.ebpf.program_mut(about.name).ok_or_else(|| {
+            failed(about, "load", &ProgramError::InvalidName { name: about.name.to_owned() })
+        })?;
+        let program: &mut P = program.try_into().map_err(|e| failed(about, "load", &e))?;
+        load(program).map_err(|e| failed(about, "load", &e))?;
         Ok(program)
     }
 
     /// A descriptor of the loaded program.
     pub(super) fn loaded(&self) -> Result<Loaded, BpfError> {
-        let fail = |e: ProgramError| failed(self.name, "open the loaded program", &e);
-        let program = self.ebpf.program(self.name).ok_or(ProgramError::NotLoaded).map_err(fail)?;
+        let fail = |e: ProgramError| failed(self.about, "open the loaded program", &e);
+        let program = self.ebpf.program(self.about.name).ok_or(ProgramError::NotLoaded).map_err(fail)?;
         let fd = program.fd().map_err(fail)?;
         let fd = fd.try_clone().map_err(|e| fail(e.into()))?;
         Ok(Loaded { fd, info: program.info().map_err(fail)? })

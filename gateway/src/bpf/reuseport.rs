@@ -10,10 +10,10 @@ use tessera_ebpf_common::PeerIdLayout;
 use tessera_ebpf_common::steer::MAX_SOCKETS;
 
 use super::counters::Counters;
-use super::error::{BpfError, failed, invalid};
+use super::error::{BpfError, CAP_BPF, Program, failed, invalid};
 use super::object::{Loaded, Object};
 
-const PROGRAM: &str = "reuseport_select";
+const PROGRAM: Program = Program { name: "reuseport_select", needs: &[CAP_BPF] };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/reuseport_select.bpf.o");
 
@@ -30,7 +30,7 @@ impl ReuseportSteering {
     ///
     /// # Errors
     /// The number of sockets is not that of workers and shards, or above [`MAX_SOCKETS`]; a socket belongs to no group; the
-    /// kernel refuses the program (needs CAP_BPF and CAP_NET_ADMIN). What steered the group before still does then.
+    /// kernel refuses the program (needs CAP_BPF). What steered the group before still does then.
     pub fn attach(
         sockets: &[BorrowedFd<'_>],
         layout: PeerIdLayout,

@@ -13,11 +13,11 @@ use aya::programs::SocketFilter;
 use tessera_ebpf_common::PeerIdLayout;
 
 use super::counters::Counters;
-use super::error::{BpfError, failed, invalid};
+use super::error::{BpfError, CAP_BPF, Program, failed, invalid};
 use super::object::{Loaded, Object};
 use crate::routes::Prefix;
 
-const PROGRAM: &str = "tun_steer";
+const PROGRAM: Program = Program { name: "tun_steer", needs: &[CAP_BPF] };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/tun_steer.bpf.o");
 
@@ -46,7 +46,7 @@ impl TunSteering {
     /// routes of each family; there are none at first.
     ///
     /// # Errors
-    /// `queue` is none of a TUN device, or the kernel refuses the program (needs CAP_BPF; CAP_NET_ADMIN for the device).
+    /// `queue` is none of a TUN device, or the kernel refuses the program (needs CAP_BPF).
     pub fn attach(queue: BorrowedFd<'_>, layout: PeerIdLayout, max_routes: u32) -> Result<Self, BpfError> {
         // A map of no entries cannot be made.
         let max_routes = max_routes.max(1);

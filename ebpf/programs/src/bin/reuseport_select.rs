@@ -4,17 +4,14 @@
 #![no_std]
 #![no_main]
 
-use core::mem::MaybeUninit;
 use core::num::NonZeroU8;
 use core::ptr;
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_skb_load_bytes;
 use aya_ebpf::macros::{map, sk_reuseport};
 use aya_ebpf::maps::{PerCpuArray, ReusePortSockArray};
 use aya_ebpf::programs::SkReuseportContext;
-use tessera_ebpf::count;
+use tessera_ebpf::{count, load};
 use tessera_ebpf_common::steer::{HEAD_LEN, MAX_SOCKETS, socket_of};
 use tessera_ebpf_common::{PeerIdLayout, Reason};
 
@@ -50,7 +47,7 @@ fn reuseport_select(ctx: SkReuseportContext) -> u32 {
 
 #[inline(always)]
 fn select(ctx: &SkReuseportContext) -> Result<Reason, Reason> {
-    let head = head(ctx).ok_or(Reason::Short)?;
+    let head = load::<HEAD_LEN>(ctx, PAYLOAD).ok_or(Reason::Short)?;
     // SAFETY: a static of the program, which only the loader writes, before the program runs.
     let workers = unsafe { ptr::read_volatile(&raw const WORKERS) };
     // SAFETY: the same.
@@ -62,18 +59,4 @@ fn select(ctx: &SkReuseportContext) -> Result<Reason, Reason> {
     let (index, reason) = socket_of(&head, layout, shards)?;
     // Without a choice the kernel's hash chooses, and whoever gets the datagram hands it over.
     Ok(SOCKETS.select_reuseport(ctx, index).map_or(Reason::NoSocket, |()| reason))
-}
-
-#[inline(always)]
-fn head(ctx: &SkReuseportContext) -> Option<[u8; HEAD_LEN]> {
-    let mut head = MaybeUninit::<[u8; HEAD_LEN]>::uninit();
-    // SAFETY: `ctx` is the program's context, and `head` has room for as many bytes.
-    let failed = unsafe {
-        bpf_skb_load_bytes(ctx.as_ptr().cast(), PAYLOAD, head.as_mut_ptr().cast(), HEAD_LEN as u32)
-    };
-    if failed != 0 {
-        return None;
-    }
-    // SAFETY: the helper has filled all of it.
-    Some(unsafe { head.assume_init() })
 }

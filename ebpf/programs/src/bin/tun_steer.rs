@@ -56,10 +56,9 @@ fn steer(ctx: &SkBuffContext) -> Option<(u32, Reason)> {
 
 #[inline(always)]
 fn destination(ctx: &SkBuffContext) -> Option<IpAddr> {
-    let skb = ctx.skb.skb;
-    let header = load::<20>(skb, 0)?;
+    let header = load::<20>(ctx, 0)?;
     let found = match header[0] >> 4 {
-        6 => addresses(&load::<40>(skb, 0)?),
+        6 => addresses(&load::<40>(ctx, 0)?),
         _ => addresses(&header),
     };
     Some(found?.dst)
