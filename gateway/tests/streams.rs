@@ -210,7 +210,8 @@ fn answers_of_many_reach_whom_they_are_for() {
 #[test]
 fn a_talker_does_not_silence_the_others() {
     let mut worker = Worker::new(options());
-    worker.budget = 100;
+    // Less than one read brings.
+    worker.budget = 10;
     let mut talker = worker.client();
     talker.set_nonblocking(true).unwrap();
     let burst = frame(&[1; 1000]).repeat(1000);
@@ -225,11 +226,11 @@ fn a_talker_does_not_silence_the_others() {
         }
         turns += 1;
         let seen = worker.turn(at(0));
-        assert!(seen.len() <= 100, "a turn keeps its budget: {}", seen.len());
+        assert!(seen.len() <= 10, "a turn keeps its budget: {}", seen.len());
         if seen.iter().any(|seen| matches!(seen, Seen::Frame(id, _) if *id == quiet_id)) {
             return;
         }
-        assert!(turns < 10, "never heard");
+        assert!(turns < 40, "never heard");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
