@@ -92,6 +92,7 @@ fn reuseport() {
         sndbuf: None,
         rcvbuf: None,
         mark: None,
+        gro: false,
     };
     let group = ListenerGroup::open(&spec, 4, 2).unwrap();
     let sockets: Vec<BorrowedFd<'_>> =

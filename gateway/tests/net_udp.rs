@@ -43,7 +43,7 @@ fn datagrams(batch: &mut RecvBatch, got: usize) -> Vec<(Vec<u8>, Path)> {
 fn push(out: &mut SendQueue, path: &Path, bytes: &[u8]) -> bool {
     let Some(place) = out.place(bytes.len()) else { return false };
     place.copy_from_slice(bytes);
-    out.commit(bytes.len(), path)
+    out.commit(bytes.len(), path, 0)
 }
 
 /// Waits until a datagram is there and takes the batch.
@@ -405,8 +405,8 @@ fn oversized_and_empty_datagrams() {
 
     let mut out = SendQueue::new(false);
     let to = Path::to(to);
-    assert!(!out.commit(0, &to), "an empty datagram is nothing to send");
-    assert!(!out.commit(QUEUE_LEN + 1, &to), "a lying length sends nothing");
+    assert!(!out.commit(0, &to, 0), "an empty datagram is nothing to send");
+    assert!(!out.commit(QUEUE_LEN + 1, &to, 0), "a lying length sends nothing");
     assert!(out.is_empty());
     assert!(push(&mut out, &to, &vec![0; QUEUE_LEN]), "the whole queue");
     assert!(!push(&mut out, &to, &[0]), "there is no room");

@@ -62,7 +62,7 @@ fn packet_path_does_not_allocate() {
         for i in 0..ROUND {
             let place = out.place(1400).unwrap();
             place.fill((round + i) as u8);
-            sent += usize::from(out.commit(1400, &to));
+            sent += usize::from(out.commit(1400, &to, 0));
         }
         while out.flush(a.as_fd(), Instant::default()).unwrap() > 0 {}
         try_send_now(a.as_fd(), &[1; 50], &to).unwrap();

@@ -183,6 +183,7 @@ fn worker_allocates_nothing(rung: Rung) {
         shards: vec![to_shard],
         client_to_client: false,
         mssfix: MssFix::Mtu(1492),
+        passtos: true,
         max_routes: 100,
     })
     .unwrap();

@@ -194,6 +194,7 @@ impl Running {
             shards: to_shards,
             client_to_client: config.network.client_to_client,
             mssfix: config.transport.mssfix,
+            passtos: config.transport.passtos,
             max_routes: max_routes(config),
         })
         .map_err(|error| StartError::io("data workers", &error))?;

@@ -50,10 +50,11 @@ impl State {
             return self.counters.downlink_over_share.add(count as u64);
         }
         self.counters.tun_reads.observe(count);
+        let mss = peer.mss;
+        let tos = if self.passtos { ip::traffic_class(packet) } else { 0 };
         for index in 0..count {
             let inner = split.segment_len(index);
-            let mss = peer.mss;
-            let sent = self.egress.send(peer, inner, now, |out| {
+            let sent = self.egress.send(peer, inner, tos, now, |out| {
                 split.write(index, out);
                 if let Some(mss) = mss {
                     mssfix::clamp(out, mss);

@@ -67,12 +67,14 @@ impl Egress {
         Self { links, streams, frame: vec![0; FRAME].into() }
     }
 
-    /// Seals a packet of `len` bytes, which `write` puts in place, and queues it for its peer.
+    /// Seals a packet of `len` bytes, which `write` puts in place, and queues it for its peer. A datagram gets the TOS; on a
+    /// connection, which has one for all, it has no meaning.
     #[inline]
     pub(super) fn send(
         &mut self,
         peer: &mut Peer,
         len: usize,
+        tos: u8,
         now: Instant,
         write: impl FnOnce(&mut [u8]),
     ) -> Result<(), Unsent> {
@@ -84,7 +86,7 @@ impl Egress {
                 let frame = link.place(total, now).ok_or(Unsent::Full)?;
                 write(&mut frame[headroom..]);
                 peer.channel.seal(frame).map_err(|_| Unsent::NoKey)?;
-                link.queue.commit(total, &peer.spec.path);
+                link.queue.commit(total, &peer.spec.path, tos);
             }
             Via::Stream { id, .. } => {
                 if !self.streams.has_room(id) {

@@ -82,6 +82,8 @@ pub struct DataPlaneSetup {
     pub client_to_client: bool,
     /// Clamping of TCP.
     pub mssfix: MssFix,
+    /// Copy the TOS of inner packets.
+    pub passtos: bool,
     /// Most routes.
     pub max_routes: usize,
 }
@@ -138,6 +140,7 @@ impl DataPlane {
                 waker: waker.clone(),
                 client_to_client: setup.client_to_client,
                 mssfix: setup.mssfix,
+                passtos: setup.passtos,
                 max_routes: setup.max_routes,
                 counters: Arc::clone(&counters),
             };

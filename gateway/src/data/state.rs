@@ -44,6 +44,7 @@ pub(super) struct State {
     pub(super) waker: Waker,
     pub(super) client_to_client: bool,
     pub(super) mssfix: MssFix,
+    pub(super) passtos: bool,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) peers: Peers,
     pub(super) routes: RouteTable,
@@ -76,6 +77,7 @@ impl State {
             waker: setup.waker,
             client_to_client: setup.client_to_client,
             mssfix: setup.mssfix,
+            passtos: setup.passtos,
             counters: setup.counters,
         }
     }

@@ -36,7 +36,7 @@ impl State {
             }
             if peer.spec.ping.is_some_and(|every| now.saturating_since(peer.last_sent) >= every) {
                 // A ping that cannot be sent now is due again in a second.
-                let _ = self.egress.send(peer, PING.len(), now, |out| out.copy_from_slice(&PING));
+                let _ = self.egress.send(peer, PING.len(), 0, now, |out| out.copy_from_slice(&PING));
             }
         }
         self.egress.streams.tick(now);

@@ -97,6 +97,8 @@ pub struct WorkerSetup {
     pub client_to_client: bool,
     /// Clamping of TCP.
     pub mssfix: MssFix,
+    /// Copy the TOS of inner packets.
+    pub passtos: bool,
     /// Most routes.
     pub max_routes: usize,
     /// What it counts.

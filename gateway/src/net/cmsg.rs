@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use super::path::{LocalAddr, Path, normalise};
 
 /// Room for control messages of one datagram: one `in6_pktinfo` needs 40 bytes, a segment
-/// length 24.
+/// length and a traffic class 24 each.
 pub const CONTROL_LEN: usize = 128;
 
 /// Length of a `sockaddr_in6`, the longer of the two names.
@@ -99,13 +99,21 @@ pub fn encode_local(path: &Path, control: &mut Control) -> usize {
     }
 }
 
-/// As [`encode_local`], and behind it the message that cuts the bytes into datagrams of `segment` (0: it is one datagram).
-pub fn encode_train(path: &Path, segment: u16, control: &mut Control) -> usize {
-    let used = encode_local(path, control);
-    if segment == 0 {
-        return used;
+/// As [`encode_local`], and behind it the messages that cut the bytes into datagrams of `segment` (0: it is one datagram) and
+/// give them a TOS or traffic class (0: the socket's).
+pub fn encode_train(path: &Path, segment: u16, tos: u8, control: &mut Control) -> usize {
+    let mut used = encode_local(path, control);
+    if segment != 0 {
+        used += put(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
     }
-    used + put(&mut control.0[used..], libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes())
+    if tos != 0 {
+        let (level, kind) = match path.remote {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        used += put(&mut control.0[used..], level, kind, &i32::from(tos).to_ne_bytes());
+    }
+    used
 }
 
 /// The length of the datagrams that the kernel handed over as one (UDP GRO); `None` for a single datagram.

@@ -90,6 +90,7 @@ struct Train {
     count: usize,
     remote: SocketAddr,
     local: LocalAddr,
+    tos: u8,
     /// A datagram shorter than the others ends a train.
     closed: bool,
     /// The kernel does not take it whole.
@@ -105,6 +106,7 @@ impl Train {
         count: 0,
         remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         local: LocalAddr { ip: None, ifindex: 0 },
+        tos: 0,
         closed: true,
         split: false,
     };
@@ -198,10 +200,10 @@ impl SendQueue {
         self.bytes.get_mut(self.tail..self.tail + len)
     }
 
-    /// Queues the datagram of `len` bytes that was written to the place last given out. False, and nothing is queued, when that
-    /// place was never given out or `len` is 0.
+    /// Queues the datagram of `len` bytes that was written to the place last given out, with a TOS (0: the socket's). False, and
+    /// nothing is queued, when that place was never given out or `len` is 0.
     #[inline]
-    pub fn commit(&mut self, len: usize, path: &Path) -> bool {
+    pub fn commit(&mut self, len: usize, path: &Path, tos: u8) -> bool {
         if len == 0 || self.tail + len > self.bytes.len() || self.filled == self.trains.len() {
             return false;
         }
@@ -217,6 +219,7 @@ impl SendQueue {
             && last.len + len <= TRAIN_LEN
             && last.remote == path.remote
             && last.local == path.local
+            && last.tos == tos
         {
             last.len += len;
             last.count += 1;
@@ -230,6 +233,7 @@ impl SendQueue {
             count: 1,
             remote: path.remote,
             local: path.local,
+            tos,
             ..Train::OPEN
         };
         self.filled += 1;
@@ -359,7 +363,7 @@ impl SendQueue {
         self.iovs[i] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: len };
         let path = Path { remote: train.remote, local: train.local };
         let name_len = cmsg::encode_name(path.remote, &mut self.names[i]);
-        let control_len = cmsg::encode_train(&path, segment as u16, &mut self.controls[i]);
+        let control_len = cmsg::encode_train(&path, segment as u16, train.tos, &mut self.controls[i]);
         let header = &mut self.headers[i].msg_hdr;
         header.msg_name = self.names[i].0.as_mut_ptr().cast();
         header.msg_namelen = name_len as libc::socklen_t;

@@ -24,6 +24,7 @@ fn group(address: &str, family: Family, workers: usize, shards: usize) -> Listen
         sndbuf: None,
         rcvbuf: None,
         mark: None,
+        gro: false,
     };
     ListenerGroup::open(&spec, workers, shards).unwrap()
 }

@@ -48,6 +48,7 @@ impl Host {
             sndbuf: None,
             rcvbuf: None,
             mark: None,
+            gro: false,
         };
         Self { tun, group: ListenerGroup::open(&spec, 2, 1).unwrap(), lo: ifindex("lo") }
     }

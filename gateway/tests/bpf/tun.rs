@@ -104,7 +104,7 @@ fn queue_of(tun: &Tun, dst: &str) -> u32 {
     for _ in 0..400 {
         for (index, queue) in (0..).zip(&tun.queues) {
             match queue.read(&mut buf) {
-                Ok(len) if buf[..len].ends_with(b"steer me") => return index,
+                Ok((_, at)) if buf[at.clone()].ends_with(b"steer me") => return index,
                 // The kernel has things of its own to say: neighbour discovery, group membership.
                 Ok(_) => {}
                 Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),

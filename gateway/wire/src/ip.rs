@@ -34,6 +34,16 @@ pub fn addresses(packet: &[u8]) -> Option<Addresses> {
     }
 }
 
+/// The TOS of an IPv4 packet, the traffic class of an IPv6 one: six bits of DSCP and two of ECN. 0 for anything else.
+#[inline]
+pub const fn traffic_class(packet: &[u8]) -> u8 {
+    match packet {
+        [first, second, ..] if *first >> 4 == 4 => *second,
+        [first, second, ..] if *first >> 4 == 6 => (*first << 4) | (*second >> 4),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +69,8 @@ mod tests {
         assert_eq!(addresses(&v6[..39]), None);
         assert_eq!(addresses(&[0x50; 60]), None);
         assert_eq!(addresses(&[]), None);
+        assert_eq!(traffic_class(&[0x45, 0xb9]), 0xb9);
+        assert_eq!(traffic_class(&[0x6b, 0x9f, 0xff]), 0xb9);
+        assert_eq!((traffic_class(&[0x45]), traffic_class(&[0x50, 1])), (0, 0));
     }
 }

@@ -138,6 +138,11 @@ pub(crate) fn explicit_exit_notify(draft: &mut Draft, d: &Directive) -> Outcome 
     })
 }
 
+pub(crate) fn passtos(draft: &mut Draft, _: &Directive) -> Outcome {
+    draft.config.transport.passtos = true;
+    Ok(Effect::Honoured)
+}
+
 pub(crate) fn tun_mtu(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.device.mtu = number(d, 0, MIN_TUN_MTU..=u16::MAX)?;
     if d.args.len() > 1 {

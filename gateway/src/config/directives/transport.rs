@@ -46,7 +46,7 @@ pub(super) const TABLE: &[Spec] = &[
     on("tcp-queue-limit", 1, 1, run::tcp_queue_limit),
     on("port-share", 2, 3, run::port_share),
     off("bcast-buffers", "broadcasts need no buffers of their own"),
-    off("passtos", "the TOS of inner packets is not copied; delivery is the same"),
+    on("passtos", 0, 0, run::passtos),
     no(
         "shaper",
         "a rate limit for all clients together is not supported",

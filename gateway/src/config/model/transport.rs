@@ -74,6 +74,8 @@ pub struct Transport {
     pub max_packet_size: u16,
     /// MSS bound inside the tunnel.
     pub mssfix: MssFix,
+    /// Copy the TOS (traffic class) of inner packets to the datagrams that carry them.
+    pub passtos: bool,
     /// Data-channel replay window.
     pub replay_window: ReplayWindow,
     /// Data packets that may wait for one TCP client.
@@ -90,6 +92,7 @@ impl Default for Transport {
             mark: None,
             max_packet_size: 1250,
             mssfix: MssFix::Mtu(1492),
+            passtos: false,
             replay_window: ReplayWindow::default(),
             tcp_queue_limit: 64,
             port_share: None,
