@@ -11,10 +11,10 @@ use super::message::Via;
 use super::waker::Waker;
 use crate::net::Path;
 
-/// Parcels under way between two workers: two batches. More would only add delay.
-const PARCELS: usize = 128;
-/// Their bytes: two super-packets.
-const BYTES: usize = 128 * 1024;
+/// Parcels under way between two workers: what a turn brings. More would only add delay.
+const PARCELS: usize = 512;
+/// Their bytes: eight super-packets, or as many full packets as there can be parcels. Pages that were never used cost nothing.
+const BYTES: usize = 512 * 1024;
 
 /// What is handed over.
 #[derive(Debug, Clone, Copy)]
@@ -143,9 +143,10 @@ mod tests {
             assert!(ends[0].send(2, plain(n), &vec![n as u8; usize::from(n)]));
         }
         assert!(!ends[0].send(2, plain(0), &[1]), "no entry is free");
-        assert!(ends[1].send(2, plain(999), &[7; 65_535]));
-        assert!(ends[1].send(2, plain(1000), &[8; 65_535]));
-        assert!(!ends[1].send(2, plain(1001), &[9; 10]), "no byte is free");
+        for n in 999..1007 {
+            assert!(ends[1].send(2, plain(n), &[7; 65_535]));
+        }
+        assert!(!ends[1].send(2, plain(1007), &[9; 10]), "no byte is free");
         let (mut from_0, mut from_1) = (0, 999);
         while let Some((Kind::Plain(to, header), len)) = ends[2].receive(&mut buf) {
             assert_eq!(to, id);
@@ -158,6 +159,6 @@ mod tests {
                 from_1 += 1;
             }
         }
-        assert_eq!((from_0, from_1), (PARCELS as u16, 1001));
+        assert_eq!((from_0, from_1), (PARCELS as u16, 1007));
     }
 }

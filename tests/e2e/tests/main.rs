@@ -5,6 +5,7 @@ mod challenge;
 mod cipher;
 mod compression;
 mod data_load;
+mod datapath;
 mod deciders;
 mod deferral;
 mod derivation;

@@ -101,6 +101,18 @@ impl Server {
     /// (`dev`, `port`, `server`).
     #[must_use]
     pub fn start_as(net: &Net, config: &ServerConfig, flavour: Flavour) -> Self {
+        let mut server = Self::launch(net, config, flavour, &[]);
+        server.process.wait_for(&["Initialization Sequence Completed"], START_LIMIT);
+        server
+    }
+
+    /// Starts our gateway by a command in front of it (`setpriv …`), and does not wait.
+    #[must_use]
+    pub fn launch_by(net: &Net, config: &ServerConfig, before: &[&str]) -> Self {
+        Self::launch(net, config, Flavour::Tesserad, before)
+    }
+
+    fn launch(net: &Net, config: &ServerConfig, flavour: Flavour, before: &[&str]) -> Self {
         let serial = std::fs::read_dir(net.folder()).expect("the test's folder").count();
         let file = net.write(&format!("server-{serial}.conf"), &(config.lines.join("\n") + "\n"));
         let (title, program) = match flavour {
@@ -110,16 +122,14 @@ impl Server {
         let program = program.to_str().expect("a UTF-8 path").to_owned();
         let log = net.folder().join(format!("server-{serial}.log"));
         let rung = std::env::var("TESSERA_E2E_DATAPATH").ok().filter(|_| flavour == Flavour::Tesserad);
-        let mut argv = vec![program.as_str(), "--config", &file];
+        let mut argv = [before, &[program.as_str(), "--config", &file]].concat();
         // A case that chooses its rung itself keeps it: what comes last counts.
         if let Some(rung) = &rung
             && !config.lines.iter().any(|line| line.starts_with("datapath "))
         {
             argv.extend(["--datapath", rung]);
         }
-        let mut process = Process::start(title, &net.gateway, &argv, &log);
-        process.wait_for(&["Initialization Sequence Completed"], START_LIMIT);
-        Self { process }
+        Self { process: Process::start(title, &net.gateway, &argv, &log) }
     }
 }
 
