@@ -1,8 +1,8 @@
 //! Keeps a peer that sends more than a worker can take from taking the others' share.
 //!
-//! As long as a worker keeps up, nobody is limited; nor when all peers that are active want the same. When turns end with more
-//! waiting while some peers want little, the others are limited, tighter from turn to turn until the queue in the kernel is
-//! emptied again: what a peer sends beyond the limit is dropped before any crypto, for a small part of what a packet costs. So
+//! As long as a worker keeps up, nobody is limited; nor when all peers that are active want the same. When the queue in the
+//! kernel fills while some peers want little, the others are limited, tighter from turn to turn until the queue is emptied
+//! again: what a peer sends beyond the limit is dropped before any crypto, for a small part of what a packet costs. So
 //! the packets of those who want little are neither lost in that queue nor late.
 
 /// A peer with fewer packets than this in a turn wants little. No limit is below it: many peers that are active at once are no
@@ -35,7 +35,7 @@ impl Fairness {
         Self { turn: 0, active: 0, heavy: 0, most: 0, limit: None }
     }
 
-    /// Begins a turn; `pressed` when the one before left something behind.
+    /// Begins a turn; `pressed` when the queue is about to overflow.
     pub(super) fn begin(&mut self, pressed: bool) {
         let unequal = self.heavy > 0 && self.active > self.heavy;
         self.limit = match self.limit {
@@ -44,7 +44,7 @@ impl Fairness {
                 Some((now - now / 4).max(LITTLE))
             }
             // Loosened slowly, and dropped when nobody comes near it any more.
-            Some(limit) if self.most >= limit / 2 => Some(limit.saturating_add(limit / 8 + 1)),
+            Some(limit) if self.most >= limit / 2 => Some(limit.saturating_add(limit / 16 + 1)),
             _ => None,
         };
         self.turn = self.turn.wrapping_add(1);
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(turn(&mut fair, &mut peers, true, [1000, 5]), [LITTLE, 5], "the tightest");
         assert_eq!(
             turn(&mut fair, &mut peers, false, [1000, 5]),
-            [LITTLE + LITTLE / 8 + 1, 5],
+            [LITTLE + LITTLE / 16 + 1, 5],
             "looser again"
         );
         turn(&mut fair, &mut peers, false, [10, 5]);

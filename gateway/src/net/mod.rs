@@ -20,6 +20,6 @@ pub use path::{LocalAddr, Path};
 pub use port_share::{PortShare, ShareHandle, ShareSpec};
 pub use recv::{RecvBatch, RecvCounters, Train};
 pub use send::{SendCounters, SendQueue};
-pub use sys::try_send_now;
+pub use sys::{receive_fill, try_send_now};
 pub use tcp::StreamGroup;
 pub use udp::{Family, ListenSpec, ListenerGroup};

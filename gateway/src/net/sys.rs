@@ -71,6 +71,31 @@ pub fn recv_now(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, Pa
     }
 }
 
+/// How full a socket's receive buffer is, in percent of its bound.
+///
+/// # Errors
+/// That of `getsockopt`.
+pub fn receive_fill(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SK_MEMINFO_VARS numbers: the first is what is held, the second what may be.
+    let mut info = [0u32; 9];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: `info` and `len` live across the call, and `len` is the true length of `info`.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [held, bound, ..] = info;
+    Ok(u32::try_from(u64::from(held) * 100 / u64::from(bound.max(1))).unwrap_or(u32::MAX))
+}
+
 /// Reads the path out of a completed receive.
 ///
 /// # Errors
