@@ -60,7 +60,7 @@ fn tesserad_only_killed_session(version: Version) {
     let ids = cli.sessions();
     let mark = client.process.mark();
     cli.run(&format!("session kill {}", ids[0]));
-    client.process.wait_from(mark, &["RESTART"], SOON);
+    client.process.wait_from(mark, &["reset command was pushed"], SOON);
     client.wait_up_from(mark);
     site.hooks.wait("disconnect", 1, AT_ONCE);
     ping(&site.net.clients[0], "192.168.77.2");

@@ -65,7 +65,7 @@ impl Raw {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
             Err(error) => panic!("still open: {error}"),
         }
-        assert_eq!(rest, []);
+        assert!(rest.is_empty(), "{rest:?}");
     }
 }
 
