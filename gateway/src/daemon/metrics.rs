@@ -41,6 +41,8 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
 
 /// One of the things that a worker counts.
 type Pick<T> = fn(&WorkerCounters) -> &T;
+/// The same of its connections.
+type PickStream = fn(&StreamCounters) -> &Counter;
 
 fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     let rungs =
@@ -97,14 +99,14 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
 /// TCP connections of clients, and those of others.
 fn streams(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     let workers = admin.data.stream_counters();
-    let sum = |pick: fn(&StreamCounters) -> &Counter| workers.iter().map(|c| pick(c).read()).sum::<u64>();
+    let sum = |pick: PickStream| workers.iter().map(|c| pick(c).read()).sum::<u64>();
     sheet.gauge("tessera_stream_connections", "TCP connections that are open", sum(|c| &c.open))?;
     let connections = sheet.counters(
         "tessera_stream_connections_total",
         "TCP connections, by what happened to them",
         &["event"],
     )?;
-    let events: [(&str, fn(&StreamCounters) -> &Counter); 9] = [
+    let events: [(&str, PickStream); 9] = [
         ("accepted", |c| &c.accepted),
         ("refused", |c| &c.refused),
         ("accept_failed", |c| &c.accept_failed),
@@ -118,9 +120,8 @@ fn streams(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     for (event, pick) in events {
         connections.with_label_values(&[event]).inc_by(sum(pick));
     }
-    let packets =
-        sheet.counters("tessera_stream_packets_total", "Packets of TCP connections", &["direction"])?;
-    packets.with_label_values(&["up"]).inc_by(sum(|c| &c.packets));
+    let packets = sheet.counters("tessera_stream_packets_total", "Packets that came in over TCP", &[])?;
+    packets.with_label_values::<&str>(&[]).inc_by(sum(|c| &c.packets));
     let Some(share) = &admin.share else { return Ok(()) };
     sheet.gauge(
         "tessera_port_share_active",

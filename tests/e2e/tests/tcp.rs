@@ -90,6 +90,7 @@ fn tesserad_only_udp_and_tcp_side_by_side(version: Version) {
     both_ways(first, &a.address(), second, &b.address(), BYTES);
     transfer(&site.net.lan, first, &a.address(), BYTES);
     assert_eq!(cli.metric("tessera_stream_connections"), 1);
+    assert!(cli.metric("tessera_stream_packets_total") > 1000);
     assert_eq!(cli.run("status")["status"]["clients"], 2);
 }
 
