@@ -63,10 +63,10 @@ fn plugins_with_one_argument_have_it_split() {
     assert_eq!(second.args, ["a", "b c"]);
 }
 
-/// Listeners of both transports, though those of TCP still refuse the start.
+/// Listeners of both transports.
 #[test]
 fn udp_and_tcp_side_by_side() {
-    let of = |lines: &str| load(&format!("{BASE}{lines}")).0;
+    let of = with;
     let listeners = |lines: &str| -> Vec<(Protocol, String, bool)> {
         let listeners = of(lines).listeners;
         listeners.iter().map(|l| (l.protocol, l.address.to_string(), l.ipv4_fallback)).collect()
@@ -247,9 +247,6 @@ const BAD: &[(&str, &str)] = &[
     ("port 65536", "is not a whole number from 1 to 65535"),
     ("port 1194 1195", "takes at most 1 argument"),
     ("port eleven", "'eleven' is not a whole number"),
-    ("proto tcp-server", "TCP is not in this release (hint: use 'proto udp')"),
-    ("proto tcp", "use 'proto udp'"),
-    ("local 192.0.2.1 1194 udp\nlocal 192.0.2.1 443 tcp", "t.conf:7:1"),
     ("proto tcp-client", "'tcp-client' is for clients (hint: use 'tcp-server')"),
     ("proto tcp5", "'tcp5' is not one of"),
     (

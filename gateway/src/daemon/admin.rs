@@ -22,6 +22,7 @@ use crate::config::{Config, Source};
 use crate::data::DataHandle;
 use crate::directory::Directory;
 use crate::hooks::Hook;
+use crate::net::port_share::ShareCounters;
 use crate::shard::{Backends, Command, Ending, Target};
 use crate::tokens::{
     MAX_KEYS, RevokeError, Scope, TokenFilter, TokenGenerator, TokenId, TokenLimits, UnixSeconds, Vault,
@@ -41,6 +42,8 @@ pub(super) struct Admin {
     pub(super) backends: Backends,
     pub(super) hooks: Hook,
     pub(super) data: DataHandle,
+    /// What `port-share` has seen.
+    pub(super) share: Option<Arc<ShareCounters>>,
     pub(super) datapath: Datapath,
     /// Seconds since 1970.
     pub(super) started: u64,

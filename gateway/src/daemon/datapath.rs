@@ -140,10 +140,14 @@ fn attach(
     let ports: Vec<SocketAddr> = groups.iter().flat_map(ListenerGroup::endpoints).collect();
     let devices = uplinks(&ports, tun.map(|tun| tun.ifindex));
     let peer_ids = PeerIdAllocator::new(layout, config.limits.max_clients).peer_id_limit();
-    let guard = Guard::attach(&devices, &ports, peer_ids)
-        .inspect(|_| info!("junk is dropped at the ingress of {} device(s)", devices.len()))
-        .inspect_err(|error| warn!("junk is not dropped at the ingress of devices: {error}"))
-        .ok();
+    let guard = || {
+        Guard::attach(&devices, &ports, peer_ids)
+            .inspect(|_| info!("junk is dropped at the ingress of {} device(s)", devices.len()))
+            .inspect_err(|error| warn!("junk is not dropped at the ingress of devices: {error}"))
+            .ok()
+    };
+    // Without UDP there is nothing to guard.
+    let guard = if devices.is_empty() { None } else { guard() };
     Ok(Steering::new(layout, udp, tun_program, guard))
 }
 

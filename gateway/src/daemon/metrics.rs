@@ -7,6 +7,7 @@ use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, Metr
 use prometheus::{Encoder as _, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::admin::Admin;
+use crate::data::streams::StreamCounters;
 use crate::data::{BatchSizes, Counter, Rung, WorkerCounters};
 use crate::hooks::KindStats;
 
@@ -24,6 +25,7 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
         admin.started,
     )?;
     data(&sheet, admin)?;
+    streams(&sheet, admin)?;
     hooks(&sheet, admin)?;
     plugins(&sheet, admin)?;
     tokens(&sheet, admin)?;
@@ -39,6 +41,8 @@ pub(super) fn render(admin: &Admin, sessions: u64) -> Result<String, prometheus:
 
 /// One of the things that a worker counts.
 type Pick<T> = fn(&WorkerCounters) -> &T;
+/// The same of its connections.
+type PickStream = fn(&StreamCounters) -> &Counter;
 
 fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     let rungs =
@@ -56,7 +60,7 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
     bytes.with_label_values(&["up"]).inc_by(sum(|c| &c.uplink_bytes));
     bytes.with_label_values(&["down"]).inc_by(sum(|c| &c.downlink_bytes));
     let drops = sheet.counters("tessera_data_drops_total", "Packets that did not pass", &["reason"])?;
-    let reasons: [(&str, Pick<Counter>); 15] = [
+    let reasons: [(&str, Pick<Counter>); 16] = [
         ("unknown_peer", |c| &c.unknown_peer),
         ("unknown_key", |c| &c.unknown_key),
         ("bad_tag", |c| &c.bad_tag),
@@ -71,6 +75,7 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
         ("handover_full", |c| &c.handover_full),
         ("shard_full", |c| &c.shard_full),
         ("send_full", |c| &c.send_dropped),
+        ("stream_full", |c| &c.stream_full),
         ("send_refused", |c| &c.send_refused),
     ];
     for (reason, pick) in reasons {
@@ -90,6 +95,54 @@ fn data(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
             programs.with_label_values(&[program, reason.name()]).inc_by(count);
         }
     }
+    Ok(())
+}
+
+/// TCP connections of clients, and those of others.
+fn streams(sheet: &Sheet, admin: &Admin) -> Result<(), prometheus::Error> {
+    let workers = admin.data.stream_counters();
+    let sum = |pick: PickStream| workers.iter().map(|c| pick(c).read()).sum::<u64>();
+    sheet.gauge("tessera_stream_connections", "TCP connections that are open", sum(|c| &c.open))?;
+    let connections = sheet.counters(
+        "tessera_stream_connections_total",
+        "TCP connections, by what happened to them",
+        &["event"],
+    )?;
+    let events: [(&str, PickStream); 9] = [
+        ("accepted", |c| &c.accepted),
+        ("refused", |c| &c.refused),
+        ("accept_failed", |c| &c.accept_failed),
+        ("foreign", |c| &c.foreign),
+        ("ended", |c| &c.ended),
+        ("bad_length", |c| &c.bad_length),
+        ("timed_out", |c| &c.timed_out),
+        ("evicted", |c| &c.evicted),
+        ("stalled", |c| &c.stalled),
+    ];
+    for (event, pick) in events {
+        connections.with_label_values(&[event]).inc_by(sum(pick));
+    }
+    let packets = sheet.counters("tessera_stream_packets_total", "Packets that came in over TCP", &[])?;
+    packets.with_label_values::<&str>(&[]).inc_by(sum(|c| &c.packets));
+    let Some(share) = &admin.share else { return Ok(()) };
+    sheet.gauge(
+        "tessera_port_share_active",
+        "Connections that port-share carries",
+        share.active.load(Relaxed),
+    )?;
+    let outcomes = sheet.counters(
+        "tessera_port_share_connections_total",
+        "Connections that are no client's, by what became of them",
+        &["outcome"],
+    )?;
+    for (outcome, count) in
+        [("proxied", &share.proxied), ("refused", &share.refused), ("unanswered", &share.unanswered)]
+    {
+        outcomes.with_label_values(&[outcome]).inc_by(count.load(Relaxed));
+    }
+    let bytes = sheet.counters("tessera_port_share_bytes_total", "Bytes that it carried", &["direction"])?;
+    bytes.with_label_values(&["to_server"]).inc_by(share.to_server.load(Relaxed));
+    bytes.with_label_values(&["to_client"]).inc_by(share.to_client.load(Relaxed));
     Ok(())
 }
 

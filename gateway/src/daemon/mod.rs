@@ -244,6 +244,7 @@ impl Running {
             backends,
             hooks: hook,
             data: data.handle(),
+            share: share.as_ref().map(|share| share.handle().counters()),
             datapath,
             started: clock::unix_seconds(),
         };

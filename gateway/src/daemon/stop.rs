@@ -123,7 +123,24 @@ fn report(running: &Running) {
             handover_full = c.handover_full.read(),
             control_passed = c.control_passed.read(),
             shard_full = c.shard_full.read(),
+            send_dropped = c.send_dropped.read(),
+            stream_full = c.stream_full.read(),
             "worker"
+        );
+    }
+    for (worker, c) in running.data.handle().stream_counters().iter().enumerate() {
+        info!(
+            worker,
+            open = c.open.read(),
+            accepted = c.accepted.read(),
+            refused = c.refused.read(),
+            foreign = c.foreign.read(),
+            ended = c.ended.read(),
+            bad_length = c.bad_length.read(),
+            timed_out = c.timed_out.read(),
+            evicted = c.evicted.read(),
+            stalled = c.stalled.read(),
+            "TCP connections"
         );
     }
 }

@@ -17,7 +17,7 @@ impl Counter {
 
     /// Replaces the value. Only the owning worker calls this.
     #[inline]
-    fn set(&self, n: u64) {
+    pub(super) fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
@@ -110,6 +110,8 @@ pub struct WorkerCounters {
     pub shard_full: Counter,
     /// Packets to clients that the socket did not take in time.
     pub send_dropped: Counter,
+    /// Packets to TCP clients for which too much waited already.
+    pub stream_full: Counter,
     /// Datagrams to clients that the kernel refused for good (firewall, no route, too long), a second late.
     pub send_refused: Counter,
     /// Trains that the kernel did not segment and that went out one by one, a second late.

@@ -64,6 +64,7 @@ impl State {
                 Ok(()) => {}
                 // Those behind it would overtake it.
                 Err(Unsent::Full) => return self.counters.send_dropped.add((count - index) as u64),
+                Err(Unsent::Stalled) => return self.counters.stream_full.add((count - index) as u64),
                 Err(Unsent::NoKey) => return self.counters.no_key.add((count - index) as u64),
             }
             peer.moved += inner as u64;

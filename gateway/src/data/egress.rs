@@ -24,8 +24,10 @@ pub(super) struct Link {
 /// Why a packet was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsent {
-    /// Too much waits for the peer or its socket; it was dropped before a packet-id was spent.
+    /// Too much waits for the socket; it was dropped before a packet-id was spent.
     Full,
+    /// Too much waits for the connection of the peer, or it is gone; likewise.
+    Stalled,
     /// There is no key, or it is used up.
     NoKey,
 }
@@ -90,7 +92,7 @@ impl Egress {
             }
             Via::Stream { id, .. } => {
                 if !self.streams.has_room(id) {
-                    return Err(Unsent::Full);
+                    return Err(Unsent::Stalled);
                 }
                 let frame = self.frame.get_mut(..total).ok_or(Unsent::Full)?;
                 write(&mut frame[headroom..]);

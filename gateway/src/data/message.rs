@@ -97,6 +97,8 @@ pub enum ToWorker {
         /// The datagram.
         bytes: Vec<u8>,
     },
+    /// A session has begun on a connection: it may stay for as long as that.
+    StreamEstablished(StreamId),
     /// Send a control packet over a connection.
     StreamControl(StreamId, Vec<u8>),
     /// The session of a connection is over: close it when all is sent.
@@ -150,6 +152,6 @@ pub enum FromWorker {
         /// The datagram.
         bytes: Vec<u8>,
     },
-    /// A TCP connection is gone, and with it whatever session it carried. All shards are told.
+    /// A TCP connection is gone, and with it whatever session it carried.
     StreamClosed(Via, StreamEnd),
 }

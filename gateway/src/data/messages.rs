@@ -30,13 +30,7 @@ impl State {
 
     fn handle_message(&mut self, message: ToWorker, now: Now) {
         match message {
-            ToWorker::Add(spec) => {
-                if let Via::Stream { id, .. } = spec.via {
-                    // If it is gone, all shards have been told.
-                    self.egress.streams.established(id);
-                }
-                self.peers.insert(Peer::new(*spec, self.mssfix, now.mono));
-            }
+            ToWorker::Add(spec) => self.peers.insert(Peer::new(*spec, self.mssfix, now.mono)),
             ToWorker::InstallKey(id, key) => {
                 if let Some(peer) = self.peers.lookup(id) {
                     peer.install(*key);
@@ -81,6 +75,10 @@ impl State {
                 let whole = 0..bytes.len();
                 self.handle_datagram(Origin { via: Via::Udp(listener), path: &path }, &mut bytes, whole, now);
                 self.write_merged(&mut bytes, now.mono);
+            }
+            ToWorker::StreamEstablished(id) => {
+                // If it is gone, its shard has been told.
+                self.egress.streams.established(id);
             }
             ToWorker::StreamControl(id, bytes) => {
                 // Without a connection there is nobody to hear it.

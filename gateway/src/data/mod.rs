@@ -45,7 +45,7 @@ use crate::net::ShareHandle;
 use crate::net::tun::TunQueue;
 use crate::routes::Prefix;
 use handover::Handover;
-use streams::StreamOptions;
+use streams::{StreamCounters, StreamOptions};
 use worker::Worker;
 
 /// Messages that wait for a worker: a login takes about six, so this is a storm of a thousand logins in one turn.
@@ -102,6 +102,7 @@ pub struct DataHandle {
     workers: Vec<(SyncSender<ToWorker>, Waker)>,
     steering: Arc<Steering>,
     counters: Vec<Arc<WorkerCounters>>,
+    streams: Vec<Arc<StreamCounters>>,
 }
 
 impl DataPlane {
@@ -117,6 +118,7 @@ impl DataPlane {
             workers: Vec::new(),
             steering: Arc::new(setup.steering),
             counters: Vec::new(),
+            streams: Vec::new(),
         };
         let mut threads = Vec::new();
         let meshed = Handover::mesh(&wakers).into_iter().zip(wakers.clone());
@@ -148,6 +150,7 @@ impl DataPlane {
             handle.counters.push(counters);
             let thread = Builder::new().name(format!("data-{index}"));
             let worker = Worker::new(worker, handover)?;
+            handle.streams.push(worker.stream_counters());
             threads.push(thread.spawn(move || worker.run())?);
         }
         Ok(Self { handle, threads })
@@ -223,5 +226,11 @@ impl DataHandle {
     #[must_use]
     pub fn counters(&self) -> &[Arc<WorkerCounters>] {
         &self.counters
+    }
+
+    /// What the TCP connections of each worker have seen.
+    #[must_use]
+    pub fn stream_counters(&self) -> &[Arc<StreamCounters>] {
+        &self.streams
     }
 }

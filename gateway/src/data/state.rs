@@ -17,7 +17,7 @@ use super::fairness::Fairness;
 use super::handover::{Handover, Kind};
 use super::message::{FromWorker, ToWorker, Via};
 use super::peer::Peers;
-use super::streams::{CloseReason, Streams};
+use super::streams::{CloseReason, StreamId, Streams};
 use super::waker::Waker;
 use super::worker::WorkerSetup;
 use crate::config::MssFix;
@@ -99,11 +99,16 @@ impl State {
         }
     }
 
-    /// Tells all shards that a connection is gone: only one knows whether it carried a session.
-    pub(super) fn tell_all_shards(&mut self, via: Via, why: CloseReason) {
-        for shard in 0..self.shards.len() {
-            self.tell(shard, FromWorker::StreamClosed(via, why));
-        }
+    /// Tells the shard of a connection that it is gone.
+    pub(super) fn tell_closed(&mut self, id: StreamId, why: CloseReason) {
+        let via = Via::Stream { worker: self.index, id };
+        self.tell(self.shard_of(id), FromWorker::StreamClosed(via, why));
+    }
+
+    /// Where all control packets of a connection go, whatever session they are of: a connection that ends has one shard to
+    /// be told.
+    pub(super) fn shard_of(&self, id: StreamId) -> usize {
+        id.slot as usize % self.shards.len().max(1)
     }
 
     /// Tells a shard something, without waiting.

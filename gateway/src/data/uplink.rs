@@ -160,7 +160,10 @@ impl State {
         let Some(last) = datagram.get(8) else {
             return self.counters.malformed.add(1);
         };
-        let shard = usize::from(*last) % self.shards.len().max(1);
+        let shard = match from.via {
+            Via::Udp(_) => usize::from(*last) % self.shards.len().max(1),
+            Via::Stream { id, .. } => self.shard_of(id),
+        };
         let Some(queue) = self.shards.get(shard) else {
             return;
         };

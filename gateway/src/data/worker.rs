@@ -32,7 +32,7 @@ use super::handover::{Handover, Kind};
 use super::message::{FromWorker, ToWorker, Via};
 use super::readiness::Readiness;
 use super::state::State;
-use super::streams::{StreamEvent, StreamIntake, StreamOptions, Streams};
+use super::streams::{StreamCounters, StreamEvent, StreamIntake, StreamOptions, Streams};
 use super::uplink::Origin;
 use super::waker::Waker;
 use crate::clock;
@@ -156,6 +156,11 @@ impl Worker {
         Ok(Self { recv, intake, scratch, ready, cpu, state: State::new(setup, streams, handover) })
     }
 
+    /// What its connections have seen.
+    pub(super) fn stream_counters(&self) -> Arc<StreamCounters> {
+        self.state.egress.streams.counters()
+    }
+
     /// Works until it is told to stop, or until nobody is left to tell it.
     pub(super) fn run(mut self) {
         // Without it naps are longer, and nothing else changes.
@@ -192,6 +197,8 @@ impl Worker {
                 self.state.tick(now.mono);
             }
             self.flush(now.mono);
+            // What broke while it was written to is told at once.
+            turn.more |= self.state.egress.streams.has_closed();
             self.state.handover.wake();
         }
     }
@@ -244,7 +251,7 @@ impl Worker {
                     self.state.write_merged(bytes, now.mono);
                 }
                 StreamEvent::Closed { id, why, spoke: true, .. } => {
-                    self.state.tell_all_shards(Via::Stream { worker, id }, why);
+                    self.state.tell_closed(id, why);
                 }
                 StreamEvent::Closed { .. } => {}
                 StreamEvent::Foreign { stream, first, .. } => {

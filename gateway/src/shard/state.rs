@@ -181,6 +181,7 @@ impl Shard {
             return self.data.tell(id, ToWorker::Datagram { listener, path, bytes });
         }
         self.follow_revocations();
+        let mut superseded = None;
         {
             let state = &mut *self.state.borrow_mut();
             if state.stopping && !state.links.values().any(|link| link.via == via) {
@@ -205,15 +206,24 @@ impl Shard {
                 Handled::Session(handle) => {
                     let fresh = Link { via, local: path.local, stats: PeerStats::default() };
                     let link = state.links.entry(handle).or_insert(fresh);
-                    if let Via::Stream { .. } = via {
-                        state.streams.insert(via, handle);
+                    // A session over TCP stays with its connection.
+                    if let (Via::Udp(_), Via::Udp(_)) = (link.via, via) {
+                        (link.via, link.local) = (via, path.local);
                     }
-                    (link.via, link.local) = (via, path.local);
                     link.stats.received += bytes.len() as u64;
+                    if let Via::Stream { worker, id } = link.via {
+                        match state.streams.insert(link.via, handle) {
+                            None => self.data.tell_worker(worker, ToWorker::StreamEstablished(id)),
+                            before => superseded = before.filter(|before| *before != handle),
+                        }
+                    }
                 }
             }
         }
         self.settle();
+        if let Some(before) = superseded {
+            self.close(before, Close::Silent("its connection carries another session"));
+        }
     }
 
     /// A deadline has come.
@@ -267,7 +277,9 @@ impl Shard {
         let next = state.endpoint.poll_timeout().map(|(at, _)| at);
         while let Some(handle) = state.endpoint.poll_removed() {
             let Some(link) = state.links.remove(&handle) else { continue };
-            if let Via::Stream { worker, id } = link.via {
+            if let Via::Stream { worker, id } = link.via
+                && state.streams.get(&link.via) == Some(&handle)
+            {
                 // A connection is for one session; the next one dials again.
                 state.streams.remove(&link.via);
                 self.data.tell_worker(worker, ToWorker::CloseStream(id));

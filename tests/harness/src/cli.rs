@@ -82,6 +82,16 @@ impl Cli {
         list.iter().map(|session| session["id"].as_str().expect("an id").to_owned()).collect()
     }
 
+    /// The value of a metric, named with its labels: `tessera_data_drops_total{reason="spoofed"}`.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> u64 {
+        let answer = self.run("metrics");
+        let text = answer["metrics"].as_str().expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no metric {name}:\n{text}"));
+        value.parse().unwrap_or_else(|e| panic!("{name} is {value}: {e}"))
+    }
+
     /// As [`Cli::run_with`], without input.
     pub fn run(&self, words: &str) -> Value {
         self.run_with(words, "")

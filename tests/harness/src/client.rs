@@ -99,7 +99,18 @@ impl ClientConfig {
         self.line(format!("setenv IV_SSO {methods}"))
     }
 
-    /// Connects to another address and port, for example a relay's; `protocol` is `udp4` or `udp6`.
+    /// Reaches the gateway where it is, but over `protocol`: `udp4`, or `tcp4-client`.
+    #[must_use]
+    pub fn over(mut self, protocol: &str) -> Self {
+        for line in self.lines.iter_mut().filter(|line| line.starts_with("remote ")) {
+            let (address, _) = line.rsplit_once(' ').expect("remote ADDRESS PORT PROTOCOL");
+            *line = format!("{address} {protocol}");
+        }
+        self
+    }
+
+    /// Connects to another address and port, for example a relay's; `protocol` is `udp4`, `udp6`, `tcp4-client` or
+    /// `tcp6-client`.
     #[must_use]
     pub fn remote(self, address: &str, port: u16, protocol: &str) -> Self {
         self.with("remote", &format!("{address} {port} {protocol}"))

@@ -49,7 +49,7 @@ pub use netns::Namespace;
 pub use otp::{hotp, scrv1, totp};
 pub use pam::PamService;
 pub use pki::{Identity, Pki};
-pub use probe::{ping, ping_fails, pings};
+pub use probe::{ping, ping_fails, ping_sized, pings};
 pub use process::Process;
 pub use relay::{Impairment, Relay};
 pub use server::{Flavour, Server, ServerConfig, compile, genkey};

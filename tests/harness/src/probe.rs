@@ -12,6 +12,13 @@ pub fn ping(from: &Namespace, address: &str) {
     });
 }
 
+/// Sends one ping with so many bytes of payload, which the path may have to cut into fragments, and checks the answer.
+pub fn ping_sized(from: &Namespace, address: &str, bytes: usize) {
+    let bytes = bytes.to_string();
+    let done = from.try_run(&["ping", "-n", "-c", "1", "-W", "5", "-s", &bytes, address]);
+    assert!(done.ok, "no answer to a ping of {bytes} bytes: {}", done.text);
+}
+
 /// Checks that three pings to `address` over 3 s stay unanswered.
 pub fn ping_fails(from: &Namespace, address: &str) {
     let done = from.try_run(&["ping", "-n", "-c", "3", "-i", "1", "-W", "1", address]);

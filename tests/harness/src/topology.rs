@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::netns::Namespace;
 
-/// The UDP port of the gateway in every test.
+/// The port of the gateway in every test.
 pub const PORT: u16 = 1194;
 
 /// One test's network. Client *i* reaches the gateway at `10.91.i.1` and `fd91:0:0:i::1`, itself being `.2`; the LAN

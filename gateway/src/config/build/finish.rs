@@ -10,10 +10,6 @@ use crate::config::model::{
     Listener, MssFix, Pool4, Pool6, Protocol, ScriptSecurity, TokenVerify, Wrap, mask4,
 };
 
-/// Whether the data workers and shards serve TCP listeners. While they do not, a TCP listener refuses the start; everything
-/// else about it is checked all the same.
-const TCP_IS_SERVED: bool = false;
-
 /// OpenVPN's port.
 const DEFAULT_PORT: u16 = 1194;
 /// The tunnel MTU for which the default MSS bound is known to fit an ethernet path.
@@ -263,8 +259,7 @@ fn listeners(draft: &mut Draft) {
 
 /// What concerns TCP listeners only.
 fn tcp(draft: &mut Draft) {
-    let first = draft.config.listeners.iter().find(|listener| listener.protocol == Protocol::Tcp);
-    let Some(place) = first.map(|listener| listener.place.clone()) else {
+    if !draft.config.listeners.iter().any(|listener| listener.protocol == Protocol::Tcp) {
         if let Some(place) = draft.given("port-share").cloned() {
             draft.error(
                 &place,
@@ -279,7 +274,7 @@ fn tcp(draft: &mut Draft) {
             }
         }
         return;
-    };
+    }
     if draft.push_nodelay {
         draft.push("socket-flags TCP_NODELAY".to_owned());
     }
@@ -297,9 +292,6 @@ fn tcp(draft: &mut Draft) {
             "port-share leads back to the gateway",
             "name the other server's address and port",
         );
-    }
-    if !TCP_IS_SERVED {
-        draft.error(&place, "TCP is not in this release", "use 'proto udp'");
     }
 }
 

@@ -118,6 +118,7 @@ impl Streams {
         place.connection = Some(Box::new(connection));
         self.admission.entered(id, path.remote.ip());
         self.counters.accepted.add(1);
+        self.counters.open.set(self.len() as u64);
     }
 
     /// Whether there is a place for a newcomer; one that has said nothing may have to go for it.

@@ -100,6 +100,8 @@ impl fmt::Display for CloseReason {
 /// What the connections of a worker have seen.
 #[derive(Debug, Default)]
 pub struct StreamCounters {
+    /// Connections that are open now.
+    pub open: Counter,
     /// Connections taken.
     pub accepted: Counter,
     /// Connections turned away at a limit.
@@ -110,8 +112,6 @@ pub struct StreamCounters {
     pub foreign: Counter,
     /// Packets read.
     pub packets: Counter,
-    /// Data packets turned away because too many waited.
-    pub data_dropped: Counter,
     /// Closed: by the client, or failed.
     pub ended: Counter,
     /// Closed: a wrong length.

@@ -115,6 +115,12 @@ impl Streams {
         self.table.len() - self.free.len()
     }
 
+    /// Whether a connection has closed by itself and nobody was told yet.
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     /// True without any connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -145,13 +151,9 @@ impl Streams {
         })
     }
 
-    /// Queues a sealed data packet. False, and counted, when there is no room or the connection is gone.
+    /// Queues a sealed data packet. False when there is no room or the connection is gone.
     pub fn queue_data(&mut self, id: StreamId, packet: &[u8]) -> bool {
-        let queued = self.has_room(id) && self.queue(id, packet, false);
-        if !queued {
-            self.counters.data_dropped.add(1);
-        }
-        queued
+        self.has_room(id) && self.queue(id, packet, false)
     }
 
     /// Queues a control packet. False when the connection is gone; so it is, as [`StreamEvent::Closed`] will tell, when too
@@ -306,6 +308,7 @@ impl Streams {
         let _ = self.epoll.delete(&connection.stream);
         place.generation = place.generation.wrapping_add(1);
         self.free.push(slot);
+        self.counters.open.set(self.len() as u64);
         connection.release(&mut self.pool);
         self.admission.left(connection.phase, connection.path.remote.ip());
         Some(connection)
