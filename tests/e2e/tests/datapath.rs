@@ -24,7 +24,7 @@ fn the_highest_that_works_is_taken() {
     let mut server = Server::start(&site.net, &config);
     let status = cli.run("status")["status"].take();
     assert_eq!(status["rung"], "steered", "{status}");
-    assert_eq!(cli.metric("tessera_datapath_rung{rung=\"steered\"}"), 1.0);
+    assert_eq!(cli.metric("tessera_datapath_rung{rung=\"steered\"}"), 1);
     assert!(server.process.logged(&["data path: rung steered"]));
     server.process.stop();
 
@@ -35,7 +35,7 @@ fn the_highest_that_works_is_taken() {
     let reason = status["rung_reason"].as_str().unwrap_or_default().to_owned();
     assert!(reason.contains("CAP_BPF"), "{reason}");
     assert!(server.process.logged(&["data path: rung offload", &reason]));
-    assert_eq!(cli.metric("tessera_datapath_rung{rung=\"steered\"}"), 0.0);
+    assert_eq!(cli.metric("tessera_datapath_rung{rung=\"steered\"}"), 0);
     let client = site.client(0, Version::V2_6).connect(&site.net, 0);
     ping(&site.net.lan, &client.address());
 }
@@ -71,7 +71,7 @@ fn every_rung_carries(version: Version) {
         let mean = |place: &str| {
             let of =
                 |part: &str| cli.metric(&format!("tessera_data_batch_packets_{part}{{place=\"{place}\"}}"));
-            of("sum") / of("count").max(1.0)
+            of("sum") as f64 / of("count").max(1) as f64
         };
         // The queues count what they have sent a second late.
         std::thread::sleep(Duration::from_millis(1500));
@@ -86,9 +86,9 @@ fn every_rung_carries(version: Version) {
                 let name = "tessera_bpf_packets_total";
                 cli.metric(&format!("{name}{{program=\"{program}\",verdict=\"{verdict}\"}}"))
             };
-            assert!(seen("tcx_guard", "data") > 100.0);
-            assert!(seen("reuseport_select", "data") > 100.0);
-            assert!(seen("tun_steer", "addressed") > 10.0);
+            assert!(seen("tcx_guard", "data") > 100);
+            assert!(seen("reuseport_select", "data") > 100);
+            assert!(seen("tun_steer", "addressed") > 10);
         }
     }
 }
@@ -108,13 +108,13 @@ fn workers_share_clients(version: Version) {
     let detours = || cli.metric("tessera_data_events_total{event=\"handed_over\"}");
     let from_lan = detours();
     if cli.run("status")["status"]["rung"] == "steered" {
-        assert_eq!(from_lan, 0.0, "the kernel knows the owner");
+        assert_eq!(from_lan, 0, "the kernel knows the owner");
     }
     // Neighbours have different workers.
     let [a, b] = [0, 1].map(|i| (&site.net.clients[i], clients[i].address()));
     both_ways(a.0, &a.1, b.0, &b.1, BYTES / 8);
     assert!(detours() > from_lan, "packets of one worker's client for another's");
-    assert_eq!(cli.metric("tessera_data_drops_total{reason=\"handover_full\"}"), 0.0);
+    assert_eq!(cli.metric("tessera_data_drops_total{reason=\"handover_full\"}"), 0);
 }
 
 /// Inner packets that are longer than the outer link takes at once, and a tunnel with a large MTU.

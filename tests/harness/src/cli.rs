@@ -54,16 +54,6 @@ impl Cli {
         serde_json::from_str(text).unwrap_or_else(|e| panic!("tessera {words} said no JSON ({e}): {text}"))
     }
 
-    /// One of the gateway's metrics: the value behind `name`, labels included as they are written; 0 when it is not there.
-    #[must_use]
-    pub fn metric(&self, name: &str) -> f64 {
-        let finished = feed(&[&self.program, "--socket", &self.socket, "metrics"], "");
-        assert!(finished.ok, "tessera metrics failed: {}", finished.text);
-        let values =
-            finished.text.lines().filter_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-        values.sum()
-    }
-
     /// Adds a user to the gateway's own file, with one-time codes if `otp`.
     pub fn add_user(&self, name: &str, password: &str, otp: bool) -> NewUser {
         let otp = if otp { " --otp" } else { "" };
