@@ -11,7 +11,9 @@ use tessera_proto::Instant;
 use tesserad::net::recv::enable_gro;
 use tesserad::net::send::{QUEUE_LEN, SEGMENTS, probe_gso};
 use tesserad::net::steering::Steering;
-use tesserad::net::{Family, ListenSpec, ListenerGroup, LocalAddr, Path, RecvBatch, SendQueue, try_send_now};
+use tesserad::net::{
+    Family, ListenSpec, ListenerGroup, LocalAddr, Path, RecvBatch, SendQueue, receive_fill, try_send_now,
+};
 
 /// Longest datagram of most tests.
 const ROOM: usize = 2048;
@@ -387,6 +389,23 @@ fn a_full_socket_keeps_the_queue_in_order() {
     })
     .join()
     .unwrap();
+}
+
+#[test]
+fn a_receive_buffer_says_how_full_it_is() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    nix::sys::socket::setsockopt(&server, nix::sys::socket::sockopt::RcvBuf, &100_000).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(receive_fill(server.as_fd()).unwrap(), 0);
+    let mut before = 0;
+    for _ in 0..3 {
+        for _ in 0..10 {
+            client.send_to(&[0; 1400], server.local_addr().unwrap()).unwrap();
+        }
+        let now = receive_fill(server.as_fd()).unwrap();
+        assert!(now > before && now <= 100, "{before} % before, {now} % now");
+        before = now;
+    }
 }
 
 #[test]

@@ -176,3 +176,17 @@ pub(crate) fn max_half_open(draft: &mut Draft, d: &Directive) -> Outcome {
     draft.config.limits.max_half_open = number(d, 0, 1..=1 << 20)?;
     Ok(Effect::Honoured)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(cpu_list("3"), Some(vec![3]));
+        assert_eq!(cpu_list("0-2,8,4-4"), Some(vec![0, 1, 2, 8, 4]));
+        for bad in ["", ",", "1-", "-1", "2-1", "a", "0-9999", "1 2", "0,,1"] {
+            assert_eq!(cpu_list(bad), None, "{bad}");
+        }
+    }
+}
