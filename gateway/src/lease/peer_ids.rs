@@ -255,7 +255,7 @@ mod tests {
         for _ in 0..40 {
             counts[ids.allocate(even, now).unwrap().id.get() as usize & 1] += 1;
         }
-        assert_eq!(counts, [20 + IMBALANCE / 2 + 1, 20 - IMBALANCE / 2 - 1]);
+        assert_eq!(counts, [20 + IMBALANCE / 2, 20 - IMBALANCE / 2]);
         assert_eq!(ids.next_worker(), 1);
         let odd = Wish::Address("fd00::3".parse().unwrap());
         assert_eq!(ids.allocate(odd, now).unwrap().id.get() & 1, 1);
