@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lab import GATEWAY_CORE, NICE, OTHER_CORE, OUTER_CLIENT, OUTER_GATEWAY, BenchError, Lab, command, make_pki, prefer
 from logins_report import document, summary
-from measure import BUSY_FIELDS, TICK, build, cpu_of, cpu_of_cores, machine, say
+from measure import BUSY_FIELDS, TICK, build, cpu_of, cpu_of_cores, machine, of_openvpn, of_tessera, say
 
 TOOLS = ("ip", "openvpn", "openssl", "taskset", "ss", "sysctl")
 # Start, warm-up and stop of one run, and the end of its loads: logins that wait behind a slow script.
@@ -92,12 +92,6 @@ class LoginLab(Lab):
         # Every login has a port of its own, and a port rests before it is used again.
         self.inside(self.client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=2048 65535")
         self.rps_off()
-
-    def serve(self, argv):
-        """Starts a gateway, and waits until it listens."""
-        server = self.start(self.gateway, GATEWAY_CORE, "server.log", *argv)
-        self.await_that("gateway", server, lambda: self.inside(self.gateway, "ss", "-Hlun", "sport = :1194"))
-        return server
 
     def load(self, binary, *extra, patience):
         """Runs the load generator to its end, and gives its report."""
@@ -230,7 +224,8 @@ def main(argv):
         "pairs": chosen.pairs,
         "concurrency": CONCURRENCY,
         "cases": chosen.cases,
-        "machine": {**machine(binary, chosen.workers), "load": command(str(load), "--version").strip()},
+        "machine": {**machine(), **dict(zip(("tessera", "tessera_sha256"), of_tessera(binary))), "openvpn": of_openvpn(),
+                    "load": command(str(load), "--version").strip()},
         "runs": [],
     }
     with (tempfile.TemporaryDirectory(prefix="tessera-bench-") as folder,

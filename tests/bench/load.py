@@ -1,0 +1,105 @@
+"""Packets by `tessera-load data`, through any gateway for OpenVPN, with what they cost.
+
+The generator says from when to when it measured; before and after that nothing is under way. The gateway's account is read
+all the time beside it, and the readings just outside of that time are what counts.
+"""
+
+import json
+import threading
+from statistics import mean
+
+import batches
+from accounts import Account, per_gb
+from lab import LAN_HOST, OTHER_CORE, OUTER_GATEWAY, BenchError
+
+PERIOD_S = 0.05
+# Logins of 10,000 peers at some hundred a second, a bank for each, and the quiet times of the generator.
+PATIENCE_S = 180
+BULK_SIZE, BULK_PEERS = "1400", 16
+
+
+class Sampler(threading.Thread):
+    """Reads an account all the time, until it is stopped."""
+
+    def __init__(self, account):
+        super().__init__(daemon=True)
+        self.account, self.readings = account, []
+        self.done, self.error = threading.Event(), None
+
+    def run(self):
+        try:
+            while not self.done.wait(PERIOD_S):
+                self.readings.append(self.account.read())
+        except OSError as error:
+            # The gateway is gone: whoever looks at its readings is told.
+            self.error = error
+
+    def around(self, start, end):
+        """The readings just before `start` and well after `end`."""
+        self.done.set()
+        self.join()
+        if self.error is not None:
+            raise BenchError(f"the gateway's account cannot be read: {self.error}")
+        before = [each for each in self.readings if each["time"] <= start]
+        after = [each for each in self.readings if each["time"] >= end + 2 * PERIOD_S]
+        if not before or not after:
+            raise BenchError("no reading of the gateway's account lies outside of what was measured")
+        return before[-1], after[0]
+
+
+def argv_of(lab, binary, seconds, peers, *extra):
+    return [str(binary), "data", "--json", "--server", f"{OUTER_GATEWAY}:1194", "--ca", "ca.crt", "--cert", "client.crt",
+            "--key", "client.key", "--peers", str(peers), "--seconds", str(seconds), "--client-netns", lab.client,
+            "--lan-netns", lab.lan, "--lan-host", LAN_HOST, "--cores", str(OTHER_CORE), *extra]
+
+
+def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, metrics=lambda: None, extra=()):
+    """One load. `rate` is packets a second (all that goes without one); `metrics` gives the gateway's metrics, or nothing."""
+    account, earlier = Account(lab, pid), batches.read(metrics())
+    sampler = Sampler(account)
+    process = lab.start(None, OTHER_CORE, "load.log",
+                        *argv_of(lab, binary, seconds, peers, "--direction", way, "--size", str(size),
+                                 *(["--rate", f"{rate:.0f}"] if rate else []), *extra))
+    sampler.start()
+    try:
+        process.wait(seconds + PATIENCE_S)
+    except Exception as error:
+        raise BenchError(f"the load generator has not ended within {seconds + PATIENCE_S} s") from error
+    finally:
+        sampler.done.set()
+        lab.stop(process)
+    if process.returncode != 0:
+        raise BenchError(f"load generator: exit {process.returncode}\n{process.log.read_text()}")
+    report = json.loads(process.log.read_text().splitlines()[-1])
+    return {**digest(report, way, account, sampler), "batches": batches.between(earlier, batches.read(metrics())),
+            "load": report}
+
+
+def digest(report, way, account, sampler):
+    """The generator's report and the gateway's account of the same time, as numbers for each packet and GB that arrived."""
+    found = report[way]
+    packets, gb = found["delivered_packets"], found["delivered_bytes"] / 1e9
+    if packets == 0:
+        raise BenchError(f"no packet came through: {report}")
+    if found.get("bad_samples") or report["sessions_ended"]:
+        raise BenchError(f"the gateway has spoilt packets or ended sessions: {report}")
+    spent = account.close(*sampler.around(report["measured_from"], report["measured_until"]))
+    latency = found["latency"] or {}
+    return {
+        "gb": gb,
+        "packets": packets,
+        "pps": found["pps"],
+        "kpps": found["pps"] / 1e3,
+        "gbit_per_s": found["gbit_per_s"],
+        "offered_kpps": found["offered_pps"] / 1e3,
+        "loss_percent": found["loss_percent"],
+        "p50_us": latency.get("p50_us"),
+        "p99_us": latency.get("p99_us"),
+        "process_ns_per_packet": 1e9 * spent["process_cpu_s"] / packets,
+        "workers_ns_per_packet": sum(spent["workers_ns"].values()) / packets,
+        "gateway_core_percent": 100 * spent["gateway_core_busy_s"] / report["seconds"],
+        "generator_core_percent": 100 * spent["other_core_busy_s"] / report["seconds"],
+        "generator_batches": f"generator: {report['train']} packets a train, {found['packets_per_read']:.1f} packets a read",
+        **per_gb(spent, gb),
+        **spent,
+    }
