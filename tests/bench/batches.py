@@ -1,7 +1,7 @@
 """Batch sizes: how many packets went into one call, from the gateway's histograms and the load generator's report.
 
-The gateway keeps them as Prometheus histograms whose names contain "batch" or "segments"; workers are added up. A gateway that keeps none (another
-version, another program) has none here, and the report says so.
+The gateway keeps them as Prometheus histograms whose names contain "batch" or "segments"; workers are added up. One that keeps
+none (another version, another program) has none here.
 """
 
 import re

@@ -43,10 +43,10 @@ def rows(header, body):
 
 
 def verdicts(judged):
-    out = rows(["figure", "line", "median (min–max)", "must", "aim", "verdict"],
-               [[line.figure, line.title, f"{spread(line.values, line.digits)} {line.unit}".strip() if line.values else "–",
-                 line.bound(line.must), line.bound(line.aim), line.verdict()] for line in judged])
-    return out
+    return rows(
+        ["figure", "line", "median (min–max)", "must", "aim", "verdict"],
+        [[line.figure, line.title, f"{spread(line.values, line.digits)} {line.unit}".strip() if line.values else "–",
+          line.bound(line.must), line.bound(line.aim), line.verdict()] for line in judged])
 
 
 def costs(runs, work):
@@ -119,29 +119,30 @@ def sweeps(runs):
             *rows(["load", "gateway", "kpps", "Gbit/s", "CPU-s/GB", "ns/packet", "lost, %", "p50, µs", "p99, µs", "batches"], body)]
 
 
+RECEIVE = {
+    "nic": "Datagrams of the tunnel are received by NAPI threads with UDP GRO: the gateway's on its core (not in its process's "
+           "time; \"with its NAPI threads\" has it), the client's on the other core. What the gateway sends to the LAN host is "
+           "received on the gateway's back, by every gateway alike.",
+    "sender": "Packets over a veth are received in the softirq of whoever sent them: the gateway's input is charged to the "
+              "client, what the gateway sends is received on the gateway's back, by every gateway alike.",
+}
+
+
 def method(result):
     machine = result["machine"]
-    receive = {
-        "nic": "Datagrams of the tunnel are received by NAPI threads with UDP GRO: the gateway's on its core (not in its process's time; "
-               "\"with its NAPI threads\" has it), the client's on the other core. What the gateway sends to the LAN host is "
-               "received on the gateway's back, by every gateway alike.",
-        "sender": "Packets over a veth are received in the softirq of whoever sent them: the gateway's input is charged to the client, what "
-                  "the gateway sends is received on the gateway's back, by every gateway alike.",
-    }[result["receive"]]
     return [
         f"{result['pairs']} repetitions in ABBA order, {result['seconds']} s a direction; AES-256-GCM (the WireGuards: "
-        f"ChaCha20-Poly1305). 1 GB = 10^9 bytes: of TCP payload that iperf3 received ({result['congestion']}), or of inner IP packets "
-        "that the generator's other end received. A packet on the outer device is one that the kernel passes on whole: acknowledgements "
-        "count, and so do segments that are not cut yet. CPU time is /proc/PID/stat of the gateway's process, user and system, all threads; "
-        "every gateway has core 0, everything else core 1.",
-        receive,
-        "R5: for each number of workers, the worker threads' nanoseconds a packet at one fixed rate; a worker is full when they make a second, "
-        "two are when the busier one is. Line = time of one worker per packet / time of the busier of two per packet of both.",
+        f"ChaCha20-Poly1305). 1 GB = 10^9 bytes: of TCP payload that iperf3 received ({result['congestion']}), or of inner IP "
+        "packets that the generator's other end received. A packet on the outer device is one that the kernel passes on whole: "
+        "acknowledgements count, and so do segments that are not cut yet. CPU time is /proc/PID/stat of the gateway's process, "
+        "user and system, all threads; every gateway has core 0, everything else core 1.",
+        RECEIVE[result["receive"]],
+        "R5: for each number of workers, the worker threads' nanoseconds a packet at one fixed rate; a worker is full when they "
+        "make a second, two are when the busier one is. Line = time of one worker per packet / time of the busier of two, per "
+        "packet of both.",
         "R8: " + figures.R8_TEST + ".",
         "",
-        f"Machine: Linux {machine['kernel']}, {machine['cpu']}, {machine['cores']} cores. Load average "
-        f"{min(run['load'] for run in result['runs']):.2f}–{max(run['load'] for run in result['runs']):.2f}, stolen by the "
-        f"hypervisor: see JSON." if result["runs"] else "",
+        f"Machine: Linux {machine['kernel']}, {machine['cpu']}, {machine['cores']} cores; {disturbance(result['runs'])}.",
         "Versions: " + "; ".join(f"{name}: {text}" for name, text in machine["versions"].items()) + ".",
         f"Tessera's data path: {result['rung']}.",
         f"Offloads: {'; '.join(result['offloads'] or ['not seen'])}.",
@@ -149,6 +150,30 @@ def method(result):
         f"Command: `{result['command']}`",
         "",
     ]
+
+
+def disturbance(runs):
+    """How much the machine did besides, over all measurements."""
+    parts = []
+    loads = [run["load"] for run in runs]
+    if loads:
+        parts.append(f"load average {min(loads):.2f}–{max(loads):.2f}")
+    for key, text in (("foreign_percent", "others' work {} % of both cores"), ("steal_percent", "{} % stolen by the hypervisor")):
+        values = list(everywhere([run["result"] for run in runs], key))
+        if values:
+            parts.append(text.format(spread(values, 1)))
+    return "; ".join(parts) or "nothing was run"
+
+
+def everywhere(tree, key):
+    """All values of a key, however deep."""
+    if isinstance(tree, dict):
+        if key in tree:
+            yield tree[key]
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for each in tree:
+            yield from everywhere(each, key)
 
 
 def document(result, judged):
