@@ -53,13 +53,14 @@ def argv_of(lab, binary, seconds, peers, *extra):
             "--lan-netns", lab.lan, "--lan-host", LAN_HOST, "--cores", str(OTHER_CORE), *extra]
 
 
-def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, metrics=lambda: None, extra=()):
-    """One load. `rate` is packets a second (all that goes without one); `metrics` gives the gateway's metrics, or nothing."""
+def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, probes=0, metrics=lambda: None):
+    """One load. `rate` is packets a second (all that goes without one), `probes` packets a second by a peer of their own, for
+    latency; `metrics` gives the gateway's metrics, or nothing."""
     account, earlier = Account(lab, pid), batches.read(metrics())
     sampler = Sampler(account)
     process = lab.start(None, OTHER_CORE, "load.log",
                         *argv_of(lab, binary, seconds, peers, "--direction", way, "--size", str(size),
-                                 *(["--rate", f"{rate:.0f}"] if rate else []), *extra))
+                                 "--probe-rate", str(probes), *(["--rate", f"{rate:.0f}"] if rate else [])))
     sampler.start()
     try:
         process.wait(seconds + PATIENCE_S)

@@ -127,17 +127,16 @@ def latency(bench, contender):
     lab, out = bench.lab, {}
     for way in WAYS:
         rate = LATENCY_SHARE * capacity(bench, contender, way)
-        probes = {"rate": rate, "extra": ("--probe-rate", str(PROBES_PER_S))}
         with bench.served(contender) as pid:
             started = time.monotonic()
-            quiet = bench.generate(contender, pid, way, **probes)
+            quiet = bench.generate(contender, pid, way, rate=rate, probes=PROBES_PER_S)
             took = time.monotonic() - started
         with bench.served(contender) as pid:
             # As long as the load took without them, and somewhat more: they may not end before it.
             logins = lab.start(lab.client, OTHER_CORE, "logins.log", str(bench.load), "logins", "--json", "--server",
                                f"{OUTER_GATEWAY}:1194", "--ca", "ca.crt", "--cert", "client.crt", "--key", "client.key",
                                "--seconds", str(int(1.5 * took) + 2), "--rate", str(LOGINS_PER_S), "--concurrency", "4096")
-            busy = bench.generate(contender, pid, way, **probes)
+            busy = bench.generate(contender, pid, way, rate=rate, probes=PROBES_PER_S)
             if logins.poll() is not None:
                 raise BenchError(f"the logins have ended before the load\n{logins.log.read_text()}")
             logins.wait(took + load.PATIENCE_S)
@@ -181,8 +180,7 @@ def sweep(bench, contender, sizes, peers):
         for count in peers:
             for way in WAYS:
                 with bench.served(contender) as pid:
-                    found = bench.generate(contender, pid, way, size=size, peers=count,
-                                           extra=("--probe-rate", str(PROBES_PER_S)))
+                    found = bench.generate(contender, pid, way, size=size, peers=count, probes=PROBES_PER_S)
                 out.append({"size": size, "peers": count, "way": way, **found})
     return out
 
