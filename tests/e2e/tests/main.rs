@@ -4,6 +4,7 @@ mod addresses;
 mod challenge;
 mod cipher;
 mod compression;
+mod data_load;
 mod deciders;
 mod deferral;
 mod derivation;

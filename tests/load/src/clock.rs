@@ -21,3 +21,23 @@ pub fn read() -> Now {
 pub fn cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
+
+/// CPU time that the calling thread has used, user and system.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The monotonic clock alone.
+#[must_use]
+pub fn mono() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// When a packet was received, on the monotonic clock, from the kernel's stamp (real time). What passed since then is
+/// taken off the time of now, so that it does not count how late a thread got round to reading.
+#[must_use]
+pub fn arrival(stamp: Duration) -> Duration {
+    let real = clock_gettime(ClockId::CLOCK_REALTIME).map_or(Duration::ZERO, Duration::from);
+    mono().saturating_sub(real.saturating_sub(stamp))
+}

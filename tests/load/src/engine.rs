@@ -75,25 +75,23 @@ pub struct Engine {
     gathered: Gathered,
 }
 
-impl Engine {
-    /// Prepares a run.
-    ///
-    /// # Errors
-    /// When there is no epoll.
-    pub fn new(target: Target, plan: Plan) -> Result<Self, LoadError> {
+impl Target {
+    /// How each client connects.
+    #[must_use]
+    pub fn client_config(&self) -> ClientConfig {
         let params = SessionParams {
-            handshake_window: target.limit,
+            handshake_window: self.limit,
             renegotiate_after: None,
             ..SessionParams::default()
         };
-        let client = ClientConfig {
+        ClientConfig {
             params: Arc::new(params),
-            tls: target.tls,
+            tls: Arc::clone(&self.tls),
             // The verifier does not look at it, and IP addresses make no SNI.
-            server_name: rustls::pki_types::ServerName::from(target.server.ip()),
+            server_name: rustls::pki_types::ServerName::from(self.server.ip()),
             protection: Protection { key: Arc::new(WrapKey::None), source: None },
             wkc: None,
-            credentials: target.credentials,
+            credentials: self.credentials.clone(),
             // As OpenVPN 2.6 announces it, without what only concerns data.
             iv_proto: iv_proto::DATA_V2
                 | iv_proto::REQUEST_PUSH
@@ -102,10 +100,19 @@ impl Engine {
                 | iv_proto::AUTH_FAIL_TEMP
                 | iv_proto::DYN_TLS_CRYPT,
             peer_info: String::new(),
-        };
+        }
+    }
+}
+
+impl Engine {
+    /// Prepares a run.
+    ///
+    /// # Errors
+    /// When there is no epoll.
+    pub fn new(target: Target, plan: Plan) -> Result<Self, LoadError> {
         let now = clock::read().mono;
         Ok(Self {
-            client,
+            client: target.client_config(),
             limit: target.limit,
             pool: SocketPool::new(target.server)?,
             timers: Timers::default(),
@@ -279,7 +286,7 @@ fn connected(
 
 /// The operating system's randomness.
 #[derive(Debug)]
-struct SystemRng(ring::rand::SystemRandom);
+pub(crate) struct SystemRng(ring::rand::SystemRandom);
 
 impl Default for SystemRng {
     fn default() -> Self {

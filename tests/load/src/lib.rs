@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod data;
 pub mod engine;
 pub mod plan;
 pub mod report;

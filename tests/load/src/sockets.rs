@@ -46,10 +46,7 @@ impl SocketPool {
     /// # Errors
     /// When there is no epoll.
     pub fn new(server: SocketAddr) -> io::Result<Self> {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        // Where that is not allowed, the pool is smaller.
-        let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
-        let most = raised.saturating_sub(SPARE_DESCRIPTORS).clamp(1, MOST_SOCKETS);
+        let most = descriptors()?.saturating_sub(SPARE_DESCRIPTORS).clamp(1, MOST_SOCKETS);
         Ok(Self {
             server,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
@@ -143,6 +140,15 @@ impl SocketPool {
         self.sockets.push(socket);
         Ok(slot)
     }
+}
+
+/// Raises the soft limit of descriptors to the hard one; gives the limit that holds now.
+///
+/// # Errors
+/// When the limit cannot be read. Where it may not be raised, the old one holds.
+pub(crate) fn descriptors() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard))
 }
 
 fn is_shortage(error: &io::Error) -> bool {
