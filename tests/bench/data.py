@@ -41,8 +41,8 @@ TOOLS = ("ip", "iperf3", "openvpn", "openssl", "ethtool", "taskset", "ss", "ping
 USUAL = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
 # Start, logins, banks, warm-up and stop of one load; far above what they take.
 OVERHEAD_S = 60
-# Loads in one run of a work.
-LOADS = {"stock": 3, "bulk": 3, "aead": 1, "workers": 6, "latency": 6, "idle": 4, "sweep": 2}
+# Loads in one run of a work, those included that search for its capacity.
+LOADS = {"stock": 3, "bulk": 22, "aead": 1, "workers": 24, "latency": 24, "idle": 4, "sweep": 22}
 
 
 def options(argv):
@@ -109,11 +109,7 @@ def measure(bench, chosen, work, name):
     contender = bench.contenders.get(name)
     if work == "sweep":
         return works.sweep(bench, contender, chosen.sizes, chosen.peers)
-    result = getattr(works, work)(bench, contender)
-    if work == "bulk" and name == "tessera":
-        for way in works.WAYS:
-            bench.capacity[name, way] = result[way]["pps"]
-    return result
+    return getattr(works, work)(bench, contender)
 
 
 def tell(pair, chosen, work, name, result):

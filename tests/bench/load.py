@@ -5,8 +5,8 @@ all the time beside it, and the readings just outside of that time are what coun
 """
 
 import json
+import math
 import threading
-from statistics import mean
 
 import batches
 from accounts import Account, per_gb
@@ -16,6 +16,9 @@ PERIOD_S = 0.05
 # Logins of 10,000 peers at some hundred a second, a bank for each, and the quiet times of the generator.
 PATIENCE_S = 180
 BULK_SIZE, BULK_PEERS = "1400", 16
+# A gateway's capacity is what it carries with no more loss than this; searched for in short loads until it is known that well.
+TOLERATED_LOSS_PERCENT = 1.0
+SEARCH_S, SEARCH_STEPS, SEARCH_ENDS = 1, 8, 1.1
 
 
 class Sampler(threading.Thread):
@@ -54,7 +57,7 @@ def argv_of(lab, binary, seconds, peers, *extra):
 
 
 def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, probes=0, metrics=lambda: None):
-    """One load. `rate` is packets a second (all that goes without one), `probes` packets a second by a peer of their own, for
+    """One load. `rate` is packets a second (as many as the generator can without one), `probes` packets a second by a peer of their own, for
     latency; `metrics` gives the gateway's metrics, or nothing."""
     account, earlier = Account(lab, pid), batches.read(metrics())
     sampler = Sampler(account)
@@ -74,6 +77,25 @@ def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=N
     report = json.loads(process.log.read_text().splitlines()[-1])
     return {**digest(report, way, account, sampler), "batches": batches.between(earlier, batches.read(metrics())),
             "load": report}
+
+
+def search(load):
+    """The highest rate, in packets a second, of which next to nothing is lost. `load(rate)` puts on a short load. Where nothing
+    is lost however much the generator sends, it is what the generator can."""
+    flood = load(None)
+    low, high, rate = None, flood["offered_kpps"] * 1e3, flood["pps"]
+    if flood["loss_percent"] <= TOLERATED_LOSS_PERCENT:
+        return high
+    for _ in range(SEARCH_STEPS):
+        if load(rate)["loss_percent"] <= TOLERATED_LOSS_PERCENT:
+            low = rate
+        else:
+            high = rate
+        if low and high / low < SEARCH_ENDS:
+            break
+        rate = math.sqrt(low * high) if low else high / 2
+    # None was low enough: the report shows what this one loses.
+    return low or rate
 
 
 def digest(report, way, account, sampler):
@@ -98,8 +120,8 @@ def digest(report, way, account, sampler):
         "p99_us": latency.get("p99_us"),
         "process_ns_per_packet": 1e9 * spent["process_cpu_s"] / packets,
         "workers_ns_per_packet": sum(spent["workers_ns"].values()) / packets,
-        "gateway_core_percent": 100 * spent["gateway_core_busy_s"] / report["seconds"],
-        "generator_core_percent": 100 * spent["other_core_busy_s"] / report["seconds"],
+        "gateway_core_percent": 100 * spent["gateway_core_busy_s"] / spent["elapsed_s"],
+        "generator_core_percent": 100 * spent["other_core_busy_s"] / spent["elapsed_s"],
         "generator_batches": f"generator: {report['train']} packets a train, {found['packets_per_read']:.1f} packets a read",
         **per_gb(spent, gb),
         **spent,

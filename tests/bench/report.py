@@ -4,7 +4,7 @@ from statistics import median
 
 import batches
 import figures
-from load import BULK_PEERS
+from load import BULK_PEERS, SEARCH_ENDS, TOLERATED_LOSS_PERCENT
 from works import LATENCY_SHARE, LOGINS_PER_S, WAYS
 
 DIRECTIONS = {"up": "client → LAN", "down": "LAN → client"}
@@ -115,7 +115,7 @@ def sweeps(runs):
                      batch_text(found[-1])])
     if not body:
         return []
-    return ["### Sweep: sizes by peers, as much as goes", "",
+    return ["### Sweep: sizes by peers, at what the gateway carries", "",
             *rows(["load", "gateway", "kpps", "Gbit/s", "CPU-s/GB", "ns/packet", "lost, %", "p50, µs", "p99, µs", "batches"], body)]
 
 
@@ -137,6 +137,10 @@ def method(result):
         "acknowledgements count, and so do segments that are not cut yet. CPU time is /proc/PID/stat of the gateway's process, "
         "user and system, all threads; every gateway has core 0, everything else core 1.",
         RECEIVE[result["receive"]],
+        f"The generator's loads are at the gateway's capacity: the highest rate found, within {100 * SEARCH_ENDS - 100:.0f} %, of "
+        f"which at most {TOLERATED_LOSS_PERCENT:g} % is lost. R4 is judged by what a second of the gateway's CPU time carries (its NAPI "
+        "threads' time included): where its core is full, that is its throughput, and where the other core is full first, the "
+        "generator is not what is measured.",
         "R5: for each number of workers, the worker threads' nanoseconds a packet at one fixed rate; a worker is full when they "
         "make a second, two are when the busier one is. Line = time of one worker per packet / time of the busier of two, per "
         "packet of both.",

@@ -8,7 +8,7 @@ import time
 import load
 from contenders import Tessera, WireGuard
 from lab import GATEWAY_CORE, OTHER_CORE, OUTER_GATEWAY, BenchError, command
-from measure import resident
+from measure import resident, say
 from profiling import Profile
 from streams import transfer
 
@@ -29,7 +29,7 @@ class Bench:
         self.lab, self.seconds, self.congestion = lab, chosen.seconds, chosen.congestion
         self.load, self.aead, self.profiles = programs["load"], programs["aead"], chosen.profile
         self.contenders = {each.name: each for each in contenders}
-        self.rung, self.offloads, self.capacity = None, None, {}
+        self.rung, self.offloads, self.capacities = None, None, {}
 
     @contextlib.contextmanager
     def served(self, contender, join=False, **options):
@@ -69,9 +69,19 @@ class Bench:
     def metrics(self, contender):
         return (lambda: contender.ask(self.lab, "metrics")) if isinstance(contender, Tessera) else (lambda: None)
 
-    def generate(self, contender, pid, way, **options):
+    def generate(self, contender, pid, way, seconds=None, **options):
         """A load by the generator."""
-        return load.run(self.lab, pid, self.load, self.seconds, way, metrics=self.metrics(contender), **options)
+        return load.run(self.lab, pid, self.load, seconds or self.seconds, way, metrics=self.metrics(contender), **options)
+
+    def capacity(self, contender, way, size=load.BULK_SIZE, peers=load.BULK_PEERS):
+        """Packets a second that the gateway carries on its core; searched for once in a run of the bench."""
+        key = contender.name, way, size, peers
+        if key not in self.capacities:
+            with self.served(contender) as pid:
+                self.capacities[key] = load.search(lambda rate: self.generate(
+                    contender, pid, way, load.SEARCH_S, size=size, peers=peers, rate=rate))
+            say(f"{contender.name}, {way}, {size} B, {peers} peers: carries {self.capacities[key] / 1e3:.0f} kpps")
+        return self.capacities[key]
 
 
 def stock(bench, contender):
@@ -81,14 +91,15 @@ def stock(bench, contender):
 
 
 def bulk(bench, contender):
-    """R2–R4: as much as goes. WireGuards by their own client, with segments as large as theirs; the others by our generator."""
+    """R2–R4: as much as it carries. WireGuards by their own client, with segments as large as theirs; the others by our generator."""
     if isinstance(contender, WireGuard):
         with bench.served(contender, join=True) as pid:
             return tcp(bench, contender, pid, "bulk")
     out = {}
     for way in WAYS:
+        rate = bench.capacity(contender, way)
         with bench.served(contender) as pid, bench.profiled(f"bulk-{contender.name}-{way}", pid):
-            out[way] = bench.generate(contender, pid, way)
+            out[way] = bench.generate(contender, pid, way, rate=rate)
     return out
 
 
@@ -114,7 +125,7 @@ def workers(bench, contender):
     the workers' processor time counts."""
     out = {}
     for way in WAYS:
-        rate = SCALING_SHARE * capacity(bench, contender, way)
+        rate = SCALING_SHARE * bench.capacity(contender, way)
         out[way] = {"rate": rate}
         for count, cores in ((1, GATEWAY_CORE), (2, f"{GATEWAY_CORE},{OTHER_CORE}")):
             with bench.served(contender, workers=count, cores=cores) as pid:
@@ -126,7 +137,7 @@ def latency(bench, contender):
     """R6: how long packets take at half of the capacity, without and with logins beside them."""
     lab, out = bench.lab, {}
     for way in WAYS:
-        rate = LATENCY_SHARE * capacity(bench, contender, way)
+        rate = LATENCY_SHARE * bench.capacity(contender, way)
         with bench.served(contender) as pid:
             started = time.monotonic()
             quiet = bench.generate(contender, pid, way, rate=rate, probes=PROBES_PER_S)
@@ -147,16 +158,6 @@ def latency(bench, contender):
     return out
 
 
-def capacity(bench, contender, way):
-    """Packets a second that one gateway core delivers; measured once in a run of the bench, if not by another work already."""
-    key = contender.name, way
-    if key not in bench.capacity:
-        with bench.served(contender) as pid:
-            found = bench.generate(contender, pid, way)
-        bench.capacity[key] = found["pps"]
-    return bench.capacity[key]
-
-
 def idle(bench, contender):
     """R7: memory with 10,000 sessions that do nothing but keep alive."""
     with bench.served(contender) as pid:
@@ -174,13 +175,14 @@ def idle(bench, contender):
 
 
 def sweep(bench, contender, sizes, peers):
-    """Sizes by numbers of peers, both ways, as much as goes."""
+    """Sizes by numbers of peers, both ways, at what the gateway carries."""
     out = []
     for size in sizes:
         for count in peers:
             for way in WAYS:
+                rate = bench.capacity(contender, way, size, count)
                 with bench.served(contender) as pid:
-                    found = bench.generate(contender, pid, way, size=size, peers=count, probes=PROBES_PER_S)
+                    found = bench.generate(contender, pid, way, size=size, peers=count, rate=rate, probes=PROBES_PER_S)
                 out.append({"size": size, "peers": count, "way": way, **found})
     return out
 
