@@ -42,7 +42,7 @@ USUAL = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
 # Start, logins, banks, warm-up and stop of one load; far above what they take.
 OVERHEAD_S = 60
 # Loads in one run of a work, those included that search for its capacity.
-LOADS = {"stock": 3, "bulk": 22, "aead": 1, "workers": 24, "latency": 24, "idle": 4, "sweep": 22}
+LOADS = {"stock": 3, "bulk": 22, "core": 22, "aead": 1, "workers": 24, "latency": 24, "idle": 4, "sweep": 22}
 
 
 def options(argv):
@@ -107,6 +107,7 @@ def programs(chosen, wanted):
 
 def measure(bench, chosen, work, name):
     contender = bench.contenders.get(name)
+    bench.begin(work)
     if work == "sweep":
         return works.sweep(bench, contender, chosen.sizes, chosen.peers)
     return getattr(works, work)(bench, contender)
@@ -115,7 +116,7 @@ def measure(bench, chosen, work, name):
 def tell(pair, chosen, work, name, result):
     """One line of progress."""
     text = ""
-    if work in ("stock", "bulk"):
+    if work in ("stock", "bulk", "core"):
         for way in works.WAYS:
             cost = result[way]["process_cpu_s_per_gb"]
             text += f"  {way} {result[way]['gbit_per_s']:.2f} Gbit/s" + ("" if cost is None else f" {cost:.2f} CPU-s/GB")

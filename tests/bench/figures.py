@@ -43,8 +43,8 @@ class Line:
 NEEDS = {
     "R1": {"stock": ("tessera", "openvpn-2.6", "openvpn-2.7", "ip_forward")},
     "R2": {"bulk": ("tessera", "boringtun", "wireguard-go")},
-    "R3": {"bulk": ("tessera",), "aead": ("aead",)},
-    "R4": {"bulk": ("tessera", "openvpn-2.6", "openvpn-2.7")},
+    "R3": {"core": ("tessera",), "aead": ("aead",)},
+    "R4": {"core": ("tessera", "openvpn-2.6", "openvpn-2.7")},
     "R5": {"workers": ("tessera",)},
     "R6": {"latency": ("tessera",)},
     "R7": {"idle": ("tessera", "openvpn-2.6")},
@@ -96,7 +96,7 @@ def lines(runs, figures):
     if "R3" in figures:
         for way, cipher in (("up", "open_ns"), ("down", "seal_ns")):
             out.append(Line("R3", f"{way}, {cipher.removesuffix('_ns')} / worker",
-                            compared(runs, None, ("bulk", "tessera"), ("aead", "aead"),
+                            compared(runs, None, ("core", "tessera"), ("aead", "aead"),
                                      lambda ours, bare, way=way, cipher=cipher:
                                      bare[cipher] / ours[way]["workers_ns_per_packet"]),
                             "", 2, 0.4, 0.6, at_most=False))
@@ -104,11 +104,11 @@ def lines(runs, figures):
         for way in WAYS:
             for name, must, aim in (("openvpn-2.6", 10, 20), ("openvpn-2.7", None, None)):
                 out.append(Line("R4", f"{way}, tessera / {name}, Gbit per CPU second",
-                                compared(runs, "bulk", "tessera", name, lambda ours, theirs, way=way:
+                                compared(runs, "core", "tessera", name, lambda ours, theirs, way=way:
                                          theirs[way]["gateway_side_cpu_s_per_gb"] / ours[way]["gateway_side_cpu_s_per_gb"]),
                                 "×", 1, must, aim, at_most=False))
                 out.append(Line("R4", f"{way}, tessera / {name}, delivered",
-                                compared(runs, "bulk", "tessera", name, lambda ours, theirs, way=way:
+                                compared(runs, "core", "tessera", name, lambda ours, theirs, way=way:
                                          ours[way]["gbit_per_s"] / theirs[way]["gbit_per_s"]), "×", 1))
     if "R5" in figures:
         for way in WAYS:

@@ -124,7 +124,7 @@ class Lab:
         self.made = []
         self.running = []
         # NAPI threads that `receive` made: the gateway's, and those of the client and the LAN host.
-        self.napi, self.far_napi = [], []
+        self.napi, self.far_napi, self.mode = [], [], "sender"
 
     def open(self):
         make_pki(self.folder)
@@ -155,23 +155,41 @@ class Lab:
             self.inside(ns, "sh", "-c", "for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 0 > $q; done")
 
     def receive(self, mode):
-        """Where datagrams of the tunnel are received. "sender": in the softirq of whoever sent them, as a veth does by itself.
-        "nic": by NAPI threads with UDP GRO, the gateway's on its core, the client's on core 1, as with a network card."""
+        """Who receives what came over a veth. "sender": the softirq of whoever sent it, as a veth does by itself. "nic": NAPI
+        threads with GRO, the gateway's on its core, those of the client and the LAN host on core 1, as with network cards. Only
+        datagrams can be had so everywhere; for the LAN's see `lan_by_napi`."""
+        self.mode = mode
         if mode == "sender":
             return
-        for ns, core, threads in ((self.gateway, GATEWAY_CORE, self.napi), (self.client, OTHER_CORE, self.far_napi)):
-            known = napi_threads()
-            # A veth leaves to NAPI what came from a socket, if it may merge UDP that is not for a socket that asked for it.
-            self.inside(ns, "ethtool", "-K", "wan0", "gro", "on", "rx-udp-gro-forwarding", "on")
-            self.inside(ns, "sh", "-c", "echo 1 > /sys/class/net/wan0/threaded")
-            new = napi_threads() - known
-            if not new:
-                raise BenchError("the kernel made no NAPI thread for wan0")
-            for pid in new:
-                os.sched_setaffinity(pid, {core})
-                # Kernel threads belong to no session: among sessions that are preferred they need it themselves.
-                os.setpriority(os.PRIO_PROCESS, pid, NICE)
-            threads.extend(new)
+        ends = ((self.gateway, GATEWAY_CORE, self.napi), (self.client, OTHER_CORE, self.far_napi), (self.lan, OTHER_CORE, self.far_napi))
+        for device in ("wan0", "lan0"):
+            for ns, core, threads in ends:
+                if device in self.inside(ns, "ls", "/sys/class/net").split():
+                    threads.extend(self.thread(ns, device, core))
+        for ns in (self.gateway, self.client):
+            # A veth leaves to NAPI what comes straight from a socket, if it may merge datagrams of others.
+            self.inside(ns, "ethtool", "-K", "wan0", "rx-udp-gro-forwarding", "on")
+
+    def thread(self, ns, device, core):
+        """Makes a device's NAPI threads, and pins them."""
+        known = napi_threads()
+        self.inside(ns, "ethtool", "-K", device, "gro", "on")
+        self.inside(ns, "sh", "-c", f"echo 1 > /sys/class/net/{device}/threaded")
+        new = napi_threads() - known
+        if not new:
+            raise BenchError(f"the kernel made no NAPI thread for {device}")
+        for pid in new:
+            os.sched_setaffinity(pid, {core})
+            # Kernel threads belong to no session: among sessions that are preferred they need it themselves.
+            os.setpriority(os.PRIO_PROCESS, pid, NICE)
+        return new
+
+    def lan_by_napi(self, wanted):
+        """Where datagrams alone go to the LAN and come from it, NAPI threads can receive them, too: a veth leaves to NAPI whatever
+        its other end sends without TSO. With TCP that would cut every segment on the gateway's back, so it stays on."""
+        if self.mode == "nic":
+            self.inside(self.gateway, "ethtool", "-K", "lan0", "tso", "off" if wanted else "on",
+                        "rx-udp-gro-forwarding", "on" if wanted else "off")
 
     def inside(self, ns, *argv, timeout=30):
         return command("ip", "netns", "exec", ns, *argv, timeout=timeout)

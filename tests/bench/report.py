@@ -10,8 +10,9 @@ from works import LATENCY_SHARE, LOGINS_PER_S, WAYS
 DIRECTIONS = {"up": "client → LAN", "down": "LAN → client"}
 WORKS = {
     "stock": "One TCP stream of a stock 2.6 client (R1)",
-    "bulk": f"Bulk (R2–R4): tessera and openvpn under our generator with {BULK_PEERS} peers and 1400 B, the WireGuards with one "
-            "TCP stream of their own client",
+    "bulk": f"Bulk of clients that send large segments (R2): tessera under our generator with {BULK_PEERS} peers and 1400 B, the "
+            "WireGuards with one TCP stream of their own client",
+    "core": f"One gateway core under our generator (R3, R4): {BULK_PEERS} peers, 1400 B",
 }
 # Key in a run's direction, heading, digits. What a run has none of is a dash.
 COST = (
@@ -120,11 +121,11 @@ def sweeps(runs):
 
 
 RECEIVE = {
-    "nic": "Datagrams of the tunnel are received by NAPI threads with UDP GRO: the gateway's on its core (not in its process's "
-           "time; \"with its NAPI threads\" has it), the client's on the other core. What the gateway sends to the LAN host is "
-           "received on the gateway's back, by every gateway alike.",
+    "nic": "NAPI threads with GRO receive what came over a veth, as with network cards: the gateway's on its core (not in its "
+           "process's time; \"with its NAPI threads\" has it), the others' on the other core. Not so with TCP on the LAN (R1, R2): what the "
+           "gateway sends there is received on its back, and what comes from there on the LAN host's, with every gateway alike.",
     "sender": "Packets over a veth are received in the softirq of whoever sent them: the gateway's input is charged to the "
-              "client, what the gateway sends is received on the gateway's back, by every gateway alike.",
+              "client, what the gateway sends is received on the gateway's back, with every gateway alike.",
 }
 
 
@@ -149,7 +150,7 @@ def method(result):
         f"Machine: Linux {machine['kernel']}, {machine['cpu']}, {machine['cores']} cores; {disturbance(result['runs'])}.",
         "Versions: " + "; ".join(f"{name}: {text}" for name, text in machine["versions"].items()) + ".",
         f"Tessera's data path: {result['rung']}.",
-        f"Offloads: {'; '.join(result['offloads'] or ['not seen'])}.",
+        *(f"Offloads, {when}: {'; '.join(lines)}." for when, lines in result["offloads"].items()),
         "",
         f"Command: `{result['command']}`",
         "",

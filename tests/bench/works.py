@@ -19,6 +19,8 @@ SCALING_SHARE = 0.4
 # R6: of the capacity, and the logins beside it.
 LATENCY_SHARE, LOGINS_PER_S, PROBES_PER_S = 0.5, 200, 1000
 IDLE_PEERS = 10_000
+# Works without TCP on the LAN.
+DATAGRAMS = ("core", "workers", "latency", "sweep")
 SWEEP_SIZES, SWEEP_PEERS = ("1400", "imix", "64"), (1, 16, 1000, 10_000)
 
 
@@ -29,7 +31,12 @@ class Bench:
         self.lab, self.seconds, self.congestion = lab, chosen.seconds, chosen.congestion
         self.load, self.aead, self.profiles = programs["load"], programs["aead"], chosen.profile
         self.contenders = {each.name: each for each in contenders}
-        self.rung, self.offloads, self.capacities = None, None, {}
+        self.rung, self.offloads, self.capacities, self.work = None, {}, {}, None
+
+    def begin(self, work):
+        """What follows is part of this work: what receives on the LAN's side depends on it."""
+        self.work = work
+        self.lab.lan_by_napi(work in DATAGRAMS)
 
     @contextlib.contextmanager
     def served(self, contender, join=False, **options):
@@ -44,7 +51,7 @@ class Bench:
             lab.rps_off()
             if isinstance(contender, Tessera):
                 self.rung = rung(contender.ask(lab, "status"))
-                self.offloads = offloads(lab)
+                self.offloads["datagrams" if self.work in DATAGRAMS else "with TCP"] = offloads(lab)
             yield server.pid if server else None
             for process in (server, client):
                 if process and process.poll() is not None:
@@ -75,7 +82,7 @@ class Bench:
 
     def capacity(self, contender, way, size=load.BULK_SIZE, peers=load.BULK_PEERS):
         """Packets a second that the gateway carries on its core; searched for once in a run of the bench."""
-        key = contender.name, way, size, peers
+        key = contender.name, way, size, peers, self.work in DATAGRAMS
         if key not in self.capacities:
             with self.served(contender) as pid:
                 self.capacities[key] = load.search(lambda rate: self.generate(
@@ -87,28 +94,33 @@ class Bench:
 def stock(bench, contender):
     """R1: one TCP stream of a stock client. Tessera's and OpenVPN's gateways have the same client, Debian's."""
     with bench.served(contender, join=True) as pid:
-        return tcp(bench, contender, pid, "stock")
+        return tcp(bench, contender, pid)
 
 
 def bulk(bench, contender):
-    """R2–R4: as much as it carries. WireGuards by their own client, with segments as large as theirs; the others by our generator."""
-    if isinstance(contender, WireGuard):
-        with bench.served(contender, join=True) as pid:
-            return tcp(bench, contender, pid, "bulk")
+    """R2: bulk of clients that send large segments: WireGuards by their own client, the others by our generator."""
+    if not isinstance(contender, WireGuard):
+        return core(bench, contender)
+    with bench.served(contender, join=True) as pid:
+        return tcp(bench, contender, pid)
+
+
+def core(bench, contender):
+    """R3, R4: what a gateway core carries."""
     out = {}
     for way in WAYS:
         rate = bench.capacity(contender, way)
-        with bench.served(contender) as pid, bench.profiled(f"bulk-{contender.name}-{way}", pid):
+        with bench.served(contender) as pid, bench.profiled(f"{bench.work}-{contender.name}-{way}", pid):
             out[way] = bench.generate(contender, pid, way, rate=rate)
     return out
 
 
-def tcp(bench, contender, pid, work):
+def tcp(bench, contender, pid):
     # Work, so that neither side is measured while its caches, pages and congestion window are cold.
     transfer(bench.lab, pid, "up", WARM_UP_S, bench.congestion)
     out = {}
     for way in WAYS:
-        with bench.profiled(f"{work}-{contender.name}-{way}", pid):
+        with bench.profiled(f"{bench.work}-{contender.name}-{way}", pid):
             out[way] = transfer(bench.lab, pid, way, bench.seconds, bench.congestion, bench.metrics(contender))
     return out
 
