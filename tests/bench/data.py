@@ -23,6 +23,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ from pathlib import Path
 import contenders
 import figures
 import works
-from lab import NICE, OTHER_CORE, BenchError, Lab, prefer
+from lab import NICE, OTHER_CORE, BenchError, Lab, Stopped, prefer
 from measure import build, machine, say
 from plot import draw
 from report import document
@@ -106,11 +107,17 @@ def programs(chosen, wanted):
 
 
 def measure(bench, chosen, work, name):
-    contender = bench.contenders.get(name)
+    """One work with one gateway. Whatever goes wrong with it is a BenchError, and leaves nothing running."""
     bench.begin(work)
-    if work == "sweep":
-        return works.sweep(bench, contender, chosen.sizes, chosen.peers)
-    return getattr(works, work)(bench, contender)
+    contender, extra = bench.contenders.get(name), (chosen.sizes, chosen.peers) if work == "sweep" else ()
+    keep = len(bench.lab.running)
+    try:
+        return getattr(works, work)(bench, contender, *extra)
+    except (OSError, subprocess.SubprocessError) as problem:
+        raise BenchError(f"{type(problem).__name__}: {problem}") from problem
+    finally:
+        for process in reversed(bench.lab.running[keep:]):
+            bench.lab.stop(process)
 
 
 def tell(pair, chosen, work, name, result):
@@ -147,7 +154,7 @@ def main(argv):
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": chosen.seconds, "pairs": chosen.pairs, "congestion": chosen.congestion, "receive": chosen.receive,
         "machine": {**machine(), "versions": {each.name: each.version() for each in field if each.name in used}},
-        "runs": [],
+        "runs": [], "failures": [],
     }
     with tempfile.TemporaryDirectory(prefix="tessera-bench-") as where:
         lab = Lab(where)
@@ -161,10 +168,17 @@ def main(argv):
                 for work, names in wanted.items():
                     for name in names if pair % 2 == 0 else reversed(names):
                         load_average = os.getloadavg()[0]
-                        found = measure(bench, chosen, work, name)
-                        result["runs"].append({"work": work, "contender": name, "pair": pair, "load": load_average,
-                                               "result": found})
-                        tell(pair, chosen, work, name, found)
+                        run = {"work": work, "contender": name, "pair": pair, "load": load_average}
+                        try:
+                            run["result"] = measure(bench, chosen, work, name)
+                        except Stopped:
+                            raise
+                        except BenchError as problem:
+                            say(f"{pair + 1}/{chosen.pairs} {work:8} {name:12}  FAILED: {problem}")
+                            result["failures"].append({**run, "failure": str(problem)})
+                            continue
+                        result["runs"].append(run)
+                        tell(pair, chosen, work, name, run["result"])
             result.update(rung=bench.rung or "not measured", offloads=bench.offloads)
         finally:
             lab.close()
@@ -177,3 +191,5 @@ def main(argv):
     if chosen.svg:
         chosen.svg.write_text(draw(result))
     print(document(result, judged))
+    if result["failures"]:
+        raise BenchError(f"{len(result['failures'])} of {len(result['runs']) + len(result['failures'])} measurements failed")

@@ -59,7 +59,11 @@ verb 3
 
 
 class BenchError(Exception):
-    """The bench cannot go on; the text says why."""
+    """Something could not be measured; the text says why."""
+
+
+class Stopped(BenchError):
+    """By a signal, or for it took too long: nothing goes on after it."""
 
 
 def command(*argv, timeout=30, cwd=None):

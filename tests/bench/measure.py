@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import BenchError, command
+from lab import BenchError, Stopped, command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
@@ -89,4 +89,4 @@ def machine():
 
 def stopped(number, _frame):
     """A signal ends the bench by its error, so that it tidies up."""
-    raise BenchError("took too long" if number == signal.SIGALRM else f"stopped by {signal.Signals(number).name}")
+    raise Stopped("took too long" if number == signal.SIGALRM else f"stopped by {signal.Signals(number).name}")

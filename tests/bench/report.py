@@ -187,4 +187,8 @@ def document(result, judged):
     for work in WORKS:
         if any(run["work"] == work for run in runs):
             out += costs(runs, work)
+    if result["failures"]:
+        out += ["Measurements that failed:", ""]
+        out += [f"- {each['work']}, {each['contender']}: {each['failure'].splitlines()[0][:200]}" for each in result["failures"]]
+        out += [""]
     return "\n".join([*out, *bare(runs), *latencies(runs), *sweeps(runs), *method(result)])
