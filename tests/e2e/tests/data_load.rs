@@ -22,7 +22,15 @@ const TIME: Duration = Duration::from_secs(2);
 /// A site with a gateway that lets one certificate in as often as it comes, and the usual plan for it.
 fn site() -> (Site, Server, DataPlan) {
     let site = Site::new(1);
-    let server = Server::start(&site.net, &site.server().line("duplicate-cn").with("verb", "3"));
+    let config = site
+        .server()
+        .line("duplicate-cn")
+        .with("verb", "3")
+        // A busy machine stops the gateway for a while: what waits for it then must not be dropped.
+        .line("rcvbuf 33554432")
+        .line("sndbuf 8388608")
+        .line("txqueuelen 10000");
+    let server = Server::start(&site.net, &config);
     let identity = site.identity(0);
     let pem = [&site.pki.ca, &identity.certificate, &identity.key].map(String::as_bytes);
     let target = Target {

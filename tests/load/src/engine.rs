@@ -78,7 +78,7 @@ pub struct Engine {
 impl Target {
     /// How each client connects.
     #[must_use]
-    pub fn client_config(&self) -> ClientConfig {
+    pub fn into_client_config(self) -> ClientConfig {
         let params = SessionParams {
             handshake_window: self.limit,
             renegotiate_after: None,
@@ -86,12 +86,12 @@ impl Target {
         };
         ClientConfig {
             params: Arc::new(params),
-            tls: Arc::clone(&self.tls),
+            tls: self.tls,
             // The verifier does not look at it, and IP addresses make no SNI.
             server_name: rustls::pki_types::ServerName::from(self.server.ip()),
             protection: Protection { key: Arc::new(WrapKey::None), source: None },
             wkc: None,
-            credentials: self.credentials.clone(),
+            credentials: self.credentials,
             // As OpenVPN 2.6 announces it, without what only concerns data.
             iv_proto: iv_proto::DATA_V2
                 | iv_proto::REQUEST_PUSH
@@ -111,10 +111,11 @@ impl Engine {
     /// When there is no epoll.
     pub fn new(target: Target, plan: Plan) -> Result<Self, LoadError> {
         let now = clock::read().mono;
+        let (limit, server) = (target.limit, target.server);
         Ok(Self {
-            client: target.client_config(),
-            limit: target.limit,
-            pool: SocketPool::new(target.server)?,
+            client: target.into_client_config(),
+            limit,
+            pool: SocketPool::new(server)?,
             timers: Timers::default(),
             active: Vec::new(),
             schedule: Schedule::new(plan, now),

@@ -78,17 +78,22 @@ impl Bank {
         let mut bank = Self::default();
         let (streams, peers) = (usize::from(order.streams.max(1)), sources.len());
         let mut sequences = vec![0_u64; peers.saturating_mul(streams)];
-        bank.bytes.reserve_exact(order.bytes(peers));
-        let capacity = bank.bytes.capacity();
-        for round in 0.. {
+        // Zeroed memory is the system's, and costs nothing until it is written to.
+        bank.bytes = vec![0; order.bytes(peers)];
+        let mut end = 0;
+        for round in 0..usize::MAX {
+            if sources.is_empty() {
+                break;
+            }
             for (peer, source) in sources.iter_mut().enumerate() {
                 let left = order.packets.map_or(u64::MAX, |most| most.saturating_sub(bank.packets));
                 let inner = order.sizes.length(peer, round);
                 let headroom = source.channel.headroom();
                 let segment = headroom + usize::from(inner);
-                let room = capacity.saturating_sub(bank.bytes.len()) / segment;
+                let room = bank.bytes.len().saturating_sub(end) / segment;
                 let count = u64::from(order.train).min(left).min(room as u64) as u16;
                 if count == 0 {
+                    bank.bytes.truncate(end);
                     return Ok(bank);
                 }
                 let stream = round % streams * peers + peer;
@@ -96,9 +101,8 @@ impl Bank {
                 let template =
                     Template::new(SocketAddrV4::new(source.address, port), order.to, stream as u32, inner);
                 for _ in 0..count {
-                    let from = bank.bytes.len();
-                    bank.bytes.resize(from + segment, 0);
-                    let frame = &mut bank.bytes[from..];
+                    let frame = &mut bank.bytes[end..end + segment];
+                    end += segment;
                     template.write(sequences[stream], 0, &mut frame[headroom..]);
                     source.channel.seal(frame)?;
                     sequences[stream] += 1;
@@ -113,6 +117,7 @@ impl Bank {
                 });
             }
         }
+        bank.bytes.truncate(end);
         Ok(bank)
     }
 

@@ -114,7 +114,7 @@ impl Clients {
         concurrency: usize,
         shared: &Shared,
     ) -> Result<(), DataError> {
-        let config = target.client_config();
+        let config = target.clone().into_client_config();
         let mut watch = Watch::new(shared);
         let mut waiting: VecDeque<(usize, u8)> = (0..count).map(|slot| (slot, 1)).collect();
         let mut active: BTreeMap<usize, u8> = BTreeMap::new();
@@ -260,7 +260,7 @@ impl Clients {
     }
 
     fn phases(&mut self, watch: &mut Watch<'_>) -> Result<(), DataError> {
-        while let Some(phase) = watch.next() {
+        while let Some(phase) = watch.begun() {
             match phase {
                 Phase::Settle => self.drops_before = self.drops()?,
                 Phase::Measure => {

@@ -59,7 +59,7 @@ pub fn drive(
     let mut pacer = Pacer::new(rate, clock::mono());
     let mut cpu = Duration::ZERO;
     loop {
-        while let Some(phase) = watch.next() {
+        while let Some(phase) = watch.begun() {
             match phase {
                 Phase::WarmUp => pacer = Pacer::new(rate, clock::mono()),
                 Phase::Measure => {
@@ -84,13 +84,18 @@ pub fn drive(
             std::thread::sleep(wait.min(LONGEST_SLEEP));
             continue;
         }
+        if !shared.may_send() {
+            continue;
+        }
         let Some((train, bytes)) = trains.next_train() else {
+            shared.sent(0);
             offered.ran_out = true;
             shared.ran_out();
             shared.set_bank_open(false);
             continue;
         };
         let taken = whole(&mut sender, &train, bytes, shared)? as u64;
+        shared.sent(taken);
         offered.packets += taken;
         offered.bytes += taken * u64::from(train.inner);
         if let Some(count) = offered.by_peer.get_mut(train.peer as usize) {

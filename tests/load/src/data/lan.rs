@@ -109,7 +109,7 @@ pub fn receive(
     let (mut cpu, mut drops_before) = (Duration::ZERO, 0);
     while watch.seen() != Phase::Stop {
         let received = inbox.receive(socket).map_err(DataError::io("receiving"))?;
-        while let Some(phase) = watch.next() {
+        while let Some(phase) = watch.begun() {
             match phase {
                 Phase::Settle => drops_before = drops()?,
                 Phase::Measure => {
@@ -256,7 +256,7 @@ mod tests {
                 let mut payload = [0; 36];
                 let mut watch = Watch::new(&shared);
                 while watch.seen() != Phase::Measure {
-                    if watch.next() == Some(Phase::WarmUp) {
+                    if watch.begun() == Some(Phase::WarmUp) {
                         Payload { stream: 0, sequence: 0, stamp: 0 }.write(&mut payload);
                         from.send_to(&payload, to).unwrap();
                     }

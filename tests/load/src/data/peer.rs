@@ -234,7 +234,7 @@ impl Peer {
                 }
             }
             ClientEvent::AuthFailed(text) => {
-                self.refused = Some(format!("AUTH_FAILED {text}").trim().to_owned())
+                self.refused = Some(format!("AUTH_FAILED {text}").trim().to_owned());
             }
             ClientEvent::Dismissed(text) => self.refused = Some(text),
             ClientEvent::Closed(_) if self.state == State::Leaving => {}

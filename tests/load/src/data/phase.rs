@@ -15,10 +15,11 @@ use std::time::Duration;
 
 /// Nothing counts yet, so that caches, queues and routes are warm when it does.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Nobody received anything for so long: what was under way has arrived or is lost.
-const QUIET: Duration = Duration::from_millis(250);
+/// Nobody received anything for so long: what has not arrived by now is lost. Long, because a busy machine stops a gateway
+/// for hundreds of milliseconds; where nothing is missing, nobody waits for it.
+const QUIET: Duration = Duration::from_secs(1);
 /// A load that does not end (somebody else's packets) is waited for no longer.
-const QUIET_LIMIT: Duration = Duration::from_secs(4);
+const QUIET_LIMIT: Duration = Duration::from_secs(10);
 /// How often the state of things is looked at.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -55,7 +56,9 @@ impl Phase {
 #[derive(Debug, Default)]
 pub struct Shared {
     phase: AtomicU8,
-    /// Packets that receivers have taken in; only whether it moves matters.
+    /// Packets that senders have sent or are about to send, since the start.
+    sent: AtomicU64,
+    /// Packets that receivers have taken in, since the start.
     arrived: AtomicU64,
     /// When a sender ran out, in nanoseconds; 0 while none has.
     ran_out: AtomicU64,
@@ -76,10 +79,30 @@ impl Shared {
         self.enter(Phase::Stop);
     }
 
+    /// Asks to send one packet at least; false when the load is over. Who may send says by [`Shared::sent`] how many it
+    /// were: until then the run does not go on.
+    #[inline]
+    #[must_use]
+    pub fn may_send(&self) -> bool {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        let load = self.phase().is_load();
+        if !load {
+            self.sent(0);
+        }
+        load
+    }
+
+    /// So many packets were sent after all.
+    #[inline]
+    pub fn sent(&self, packets: u64) {
+        // Wraps to take the one away that was asked for.
+        self.sent.fetch_add(packets.wrapping_sub(1), Ordering::SeqCst);
+    }
+
     /// A receiver took so many packets in.
     #[inline]
     pub fn arrived(&self, packets: u64) {
-        self.arrived.fetch_add(packets, Ordering::Relaxed);
+        self.arrived.fetch_add(packets, Ordering::SeqCst);
     }
 
     /// There is nothing more to send: the measured time ends now.
@@ -125,15 +148,24 @@ impl Shared {
         }
     }
 
+    /// Waits until all that was sent has arrived, or nothing arrives any more.
     fn quiet(&self) {
-        let limit = clock::mono() + QUIET_LIMIT;
-        let (mut seen, mut since) = (self.arrived.load(Ordering::Relaxed), clock::mono());
-        while clock::mono() < limit && clock::mono().saturating_sub(since) < QUIET {
-            std::thread::sleep(TICK * 10);
-            let now = self.arrived.load(Ordering::Relaxed);
-            if now != seen {
-                (seen, since) = (now, clock::mono());
+        let start = clock::mono();
+        let (mut seen, mut since) = (0, start);
+        loop {
+            let (arrived, now) = (self.arrived.load(Ordering::SeqCst), clock::mono());
+            if arrived != seen {
+                (seen, since) = (arrived, now);
             }
+            let sent = self.sent.load(Ordering::SeqCst);
+            let whole = arrived == sent;
+            let over = now.saturating_sub(since) >= QUIET || now.saturating_sub(start) >= QUIET_LIMIT;
+            if whole || over || self.phase() == Phase::Stop {
+                // What is lost is not waited for the next time.
+                self.arrived.store(sent, Ordering::SeqCst);
+                return;
+            }
+            std::thread::sleep(TICK);
         }
     }
 
@@ -159,7 +191,7 @@ impl<'a> Watch<'a> {
 
     /// The next phase that has begun and was not seen yet.
     #[inline]
-    pub fn next(&mut self) -> Option<Phase> {
+    pub fn begun(&mut self) -> Option<Phase> {
         if self.shared.phase() <= self.seen {
             return None;
         }
@@ -182,12 +214,12 @@ mod tests {
     fn a_late_watcher_sees_every_phase_once() {
         let shared = Shared::default();
         let mut watch = Watch::new(&shared);
-        assert_eq!(watch.next(), None);
+        assert_eq!(watch.begun(), None);
         shared.enter(Phase::Measure);
-        let seen: Vec<_> = std::iter::from_fn(|| watch.next()).collect();
+        let seen: Vec<_> = std::iter::from_fn(|| watch.begun()).collect();
         assert_eq!(seen, [Phase::WarmUp, Phase::Settle, Phase::Measure]);
         shared.stop();
-        let seen: Vec<_> = std::iter::from_fn(|| watch.next()).collect();
+        let seen: Vec<_> = std::iter::from_fn(|| watch.begun()).collect();
         assert_eq!(seen, [Phase::Drain, Phase::Stop]);
     }
 
@@ -198,6 +230,27 @@ mod tests {
         let measured = shared.conduct(Duration::from_secs(60));
         assert!(measured.end.saturating_sub(measured.start) < Duration::from_secs(5));
         assert_eq!(shared.phase(), Phase::Stop);
+    }
+
+    #[test]
+    fn the_run_goes_on_when_all_has_arrived_and_not_before() {
+        let shared = Shared::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !shared.may_send() {}
+                shared.sent(10);
+                shared.arrived(9);
+                while shared.phase() < Phase::Settle {}
+                let start = clock::mono();
+                std::thread::sleep(Duration::from_millis(300));
+                assert_eq!(shared.phase(), Phase::Settle, "one is under way");
+                assert!(!shared.may_send(), "no load");
+                shared.arrived(1);
+                while shared.phase() < Phase::Measure {}
+                assert!(clock::mono() - start < QUIET, "nothing is missing any more");
+            });
+            shared.conduct(Duration::ZERO);
+        });
     }
 
     #[test]

@@ -172,9 +172,10 @@ fn exchange(line: &mut impl Line, rate: f64, shared: &Shared) -> Result<Probed, 
         if watch.seen().is_load() {
             let now = clock::mono();
             wait = probing.pacer.wait(now).min(TURN);
-            if wait.is_zero() {
+            if wait.is_zero() && shared.may_send() {
                 // Read again at the last moment: it is what latencies count from.
                 line.send(sequence, u64::try_from(clock::mono().as_nanos()).unwrap_or(u64::MAX));
+                shared.sent(1);
                 sequence += 1;
                 probing.probed.sent += 1;
                 probing.pacer.sent(1, now);
@@ -194,6 +195,7 @@ fn exchange(line: &mut impl Line, rate: f64, shared: &Shared) -> Result<Probed, 
             for datagram in received.datagrams() {
                 if let (Some(payload), Some(stamp)) = (line.read(datagram), stamp) {
                     let sent = Duration::from_nanos(payload.stamp);
+                    shared.arrived(1);
                     probing.probed.record(clock::arrival(stamp).saturating_sub(sent));
                 }
             }
@@ -212,7 +214,7 @@ struct Probing {
 
 impl Probing {
     fn phases(&mut self, watch: &mut Watch<'_>, rate: f64) {
-        while let Some(phase) = watch.next() {
+        while let Some(phase) = watch.begun() {
             match phase {
                 Phase::WarmUp => self.pacer = Pacer::new(Some(rate), clock::mono()),
                 Phase::Measure => {

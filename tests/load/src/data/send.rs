@@ -127,7 +127,7 @@ impl Sender {
                     }
                     outlet.segment = segment;
                 }
-                (count, outlet.socket.send(bytes).map(|_| count).map_err(errno))
+                (count, outlet.socket.send(bytes).map(|_| count).map_err(|error| errno(&error)))
             }
             Manner::Singles => {
                 let mut pieces = bytes.chunks(usize::from(segment).max(1));
@@ -165,7 +165,7 @@ pub fn send_whole(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn errno(error: io::Error) -> Errno {
+fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
