@@ -18,6 +18,14 @@ def udp_drops(lab, ns):
     return int(values[names.index("RcvbufErrors")])
 
 
+def living(pid):
+    """CPU seconds of a process, and none of one that has just ended: those are in our own account then."""
+    try:
+        return cpu_of(pid)
+    except FileNotFoundError:
+        return 0.0
+
+
 class Account:
     """Of a gateway while something goes through it; `pid` is its process, or nothing where the kernel is the gateway.
 
@@ -36,7 +44,7 @@ class Account:
             "process": cpu_of(self.pid) if self.pid else None,
             "threads": threads_of(self.pid) if self.pid else {},
             "napi": sum(cpu_of(pid) for pid in lab.napi),
-            "bench": sum(times[:4]) + sum(cpu_of(each.pid) for each in lab.running) +
+            "bench": sum(times[:4]) + sum(living(each.pid) for each in list(lab.running)) +
                      sum(cpu_of(pid) for pid in lab.napi + lab.far_napi),
             "cores": cpu_of_cores(),
         }

@@ -52,8 +52,8 @@ class Tessera:
         text, digest = of_tessera(self.binary)
         return f"{text}, sha256 {digest[:16]}, " + (f"datapath {self.datapath}" if self.datapath else "no choice of rung")
 
-    def serve(self, lab, workers=1, cores=GATEWAY_CORE, **_):
-        argv = [str(self.binary), "--config", "server.conf", "--workers", str(workers), "--control-socket", "control.sock"]
+    def serve(self, lab, workers=1, cores=GATEWAY_CORE, config="server.conf"):
+        argv = [str(self.binary), "--config", config, "--workers", str(workers), "--control-socket", "control.sock"]
         return lab.serve(argv + (["--datapath", self.datapath] if self.datapath else []), cores)
 
     def join(self, lab, _server):

@@ -1,9 +1,10 @@
 """`run data`: what moving packets costs, the gateway and its peers side by side, on the same work and in turns.
 
-Three network namespaces: clients, gateway, LAN. Each gateway has core 0; clients, load generator and LAN host are on core 1. The figures
-R1…R8, each with what it must and shall reach:
+Three network namespaces: clients, gateway, LAN. Each gateway has core 0; clients, load generator and LAN host are on core 1.
+The figures R1…R8, each with what it must and shall reach:
 
-  R1     one TCP stream of a stock 2.6 client, CPU per GB: tessera, openvpn 2.6 and 2.7, and the kernel forwarding without any tunnel
+  R1     one TCP stream of a stock 2.6 client, CPU per GB: tessera, openvpn 2.6 and 2.7, and the kernel forwarding without any
+         tunnel
   R2     bulk traffic of clients that send large segments, CPU per GB: tessera under our generator; boringtun and wireguard-go
          with their own client
   R3     the bare AEAD loop's time to the workers' time per packet
@@ -65,7 +66,8 @@ def options(argv):
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the costs there")
     parser.add_argument("--profile", type=Path, metavar="FOLDER",
-                        help="write there where the gateway's time goes, by perf; costs time itself, so such numbers are not to be kept")
+                        help="write there where the gateway's time goes, by perf; that costs time itself: do not keep such "
+                             "numbers")
     parser.add_argument("--tesserad", type=Path, metavar="FILE", help="measure this binary (with the `tessera` beside it) "
                         "instead of building one")
     parser.add_argument("--load", type=Path, metavar="FILE", help="use this load generator instead of building one")

@@ -61,7 +61,7 @@ TITLES = {
     "R7": f"memory with {IDLE_PEERS:,} idle sessions",
     "R8": "allocations and locks per data packet",
 }
-R8_TEST = "a test with a counting allocator, run by cargo test, not by this program"
+R8_TEST = "a test with a counting allocator (`cargo test -p tesserad --test no_alloc`), not measured here"
 
 
 def by_pair(runs, work, contender):
@@ -112,7 +112,7 @@ def lines(runs, figures):
                                          ours[way]["gbit_per_s"] / theirs[way]["gbit_per_s"]), "×", 1))
     if "R5" in figures:
         for way in WAYS:
-            out.append(Line("R5", f"{way}", [scaling(result[way]) for result in by_pair(runs, "workers", "tessera").values()],
+            out.append(Line("R5", way, [scaling(result[way]) for result in by_pair(runs, "workers", "tessera").values()],
                             "×", 2, 1.8, 1.95, at_most=False))
     if "R6" in figures:
         results = by_pair(runs, "latency", "tessera").values()
@@ -132,7 +132,8 @@ def lines(runs, figures):
 def scaling(result):
     """How much more two workers can do than one: what a packet costs one worker, to what it costs the busier of the two.
 
-    A worker can do as many packets a second as its time per packet goes into a second; two can do so until the busier one is full.
+    A worker can do as many packets a second as its time per packet goes into a second; two can do so until the busier one is
+    full.
     """
     one, two = (list(result[count]["workers_ns"].values()) for count in ("1", "2"))
     packets = {count: result[count]["packets"] for count in ("1", "2")}

@@ -43,6 +43,10 @@ connect-freq-initial 100000 1
 verb 3
 """
 
+# Added where logins are measured: what they log in for is a token.
+TOKEN = "bench-token-0123456789abcdefghijklmnopqrstuvwxyz"
+TOKEN_CONFIG = "client-config-dir ccd\n"
+
 CLIENT_CONFIG = f"""\
 client
 dev tun
@@ -133,13 +137,20 @@ class Lab:
     def open(self):
         make_pki(self.folder)
         (self.folder / "server.conf").write_text(SERVER_CONFIG)
+        (self.folder / "tokens.conf").write_text(SERVER_CONFIG + TOKEN_CONFIG)
         (self.folder / "client.conf").write_text(CLIENT_CONFIG)
+        self.write_token()
         self.spaces(self.client, self.gateway, self.lan)
         self.link("wan0", self.gateway, OUTER_GATEWAY, "wan0", self.client, OUTER_CLIENT)
         self.link("lan0", self.gateway, LAN_GATEWAY, "lan0", self.lan, LAN_HOST)
         command("ip", "-n", self.lan, "route", "add", "10.8.0.0/16", "via", LAN_GATEWAY)
         self.inside(self.gateway, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self.rps_off()
+
+    def write_token(self):
+        """The file by which every client is given a token."""
+        (self.folder / "ccd").mkdir()
+        (self.folder / "ccd" / "DEFAULT").write_text(f'push "auth-token {TOKEN}"\n')
 
     def spaces(self, *names):
         for ns in names:
@@ -165,7 +176,8 @@ class Lab:
         self.mode = mode
         if mode == "sender":
             return
-        ends = ((self.gateway, GATEWAY_CORE, self.napi), (self.client, OTHER_CORE, self.far_napi), (self.lan, OTHER_CORE, self.far_napi))
+        ends = ((self.gateway, GATEWAY_CORE, self.napi), (self.client, OTHER_CORE, self.far_napi),
+                (self.lan, OTHER_CORE, self.far_napi))
         for device in ("wan0", "lan0"):
             for ns, core, threads in ends:
                 if device in self.inside(ns, "ls", "/sys/class/net").split():
@@ -189,8 +201,8 @@ class Lab:
         return new
 
     def lan_by_napi(self, wanted):
-        """Where datagrams alone go to the LAN and come from it, NAPI threads can receive them, too: a veth leaves to NAPI whatever
-        its other end sends without TSO. With TCP that would cut every segment on the gateway's back, so it stays on."""
+        """Where datagrams alone go to the LAN and come from it, NAPI threads can receive them, too: a veth leaves to NAPI
+        whatever its other end sends without TSO. With TCP that would cut every segment on the gateway's back, so it stays on."""
         if self.mode == "nic":
             self.inside(self.gateway, "ethtool", "-K", "lan0", "tso", "off" if wanted else "on",
                         "rx-udp-gro-forwarding", "on" if wanted else "off")

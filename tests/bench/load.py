@@ -7,8 +7,9 @@ all the time beside it, and the readings just outside of that time are what coun
 import json
 import math
 import threading
+import time
 
-import batches
+import metrics
 from accounts import Account, per_gb
 from lab import LAN_HOST, OTHER_CORE, OUTER_GATEWAY, BenchError
 
@@ -56,10 +57,10 @@ def argv_of(lab, binary, seconds, peers, *extra):
             "--lan-netns", lab.lan, "--lan-host", LAN_HOST, "--cores", str(OTHER_CORE), *extra]
 
 
-def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, probes=0, metrics=lambda: None):
-    """One load. `rate` is packets a second (as many as the generator can without one), `probes` packets a second by a peer of their own, for
-    latency; `metrics` gives the gateway's metrics, or nothing."""
-    account, earlier = Account(lab, pid), batches.read(metrics())
+def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, probes=0, ask=lambda: None):
+    """One load. `rate` is packets a second (as many as the generator can without one), `probes` packets a second by a peer of
+    their own, for latency; `ask` gives the gateway's metrics, or nothing."""
+    account, earlier = Account(lab, pid), metrics.read(ask())
     sampler = Sampler(account)
     process = lab.start(None, OTHER_CORE, "load.log",
                         *argv_of(lab, binary, seconds, peers, "--direction", way, "--size", str(size),
@@ -67,6 +68,8 @@ def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=N
     sampler.start()
     try:
         process.wait(seconds + PATIENCE_S)
+        # One reading more, after the last packet.
+        time.sleep(4 * PERIOD_S)
     except Exception as error:
         raise BenchError(f"the load generator has not ended within {seconds + PATIENCE_S} s") from error
     finally:
@@ -75,7 +78,7 @@ def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=N
     if process.returncode != 0:
         raise BenchError(f"load generator: exit {process.returncode}\n{process.log.read_text()}")
     report = json.loads(process.log.read_text().splitlines()[-1])
-    return {**digest(report, way, account, sampler), "batches": batches.between(earlier, batches.read(metrics())),
+    return {**digest(report, way, account, sampler), "said": metrics.between(earlier, metrics.read(ask())),
             "load": report}
 
 

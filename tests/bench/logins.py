@@ -23,7 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from lab import GATEWAY_CORE, NICE, OTHER_CORE, OUTER_CLIENT, OUTER_GATEWAY, BenchError, Lab, command, make_pki, prefer
+from lab import (GATEWAY_CORE, NICE, OTHER_CORE, OUTER_CLIENT, OUTER_GATEWAY, TOKEN, TOKEN_CONFIG, BenchError, Lab, command,
+                 make_pki, prefer)
 from logins_report import document, summary
 from measure import BUSY_FIELDS, TICK, build, cpu_of, cpu_of_cores, machine, of_openvpn, of_tessera, say
 
@@ -33,7 +34,6 @@ RUN_OVERHEAD_S = 90
 WARM_UP_S = 1
 # OpenVPN keeps a session for 5 s after its goodbye: before the next measurement it has forgotten those of the last.
 FORGET_S = 6
-TOKEN = "bench-token-0123456789abcdefghijklmnopqrstuvwxyz"
 
 # Both servers: no limit of theirs may be what is measured. A login in openvpn's table lasts 5 s longer than the client.
 SERVER_CONFIG = """\
@@ -56,7 +56,7 @@ verb 3
 """
 
 CASES = {
-    "plain": "client-config-dir ccd\n",
+    "plain": TOKEN_CONFIG,
     "script": "script-security 2\nclient-connect ./client-connect\ntmp-dir {memory}\n",
 }
 # Files for scripts are made here, in memory, by both: what ext4 takes to make one depends on how many others on the same
@@ -82,8 +82,7 @@ class LoginLab(Lab):
         make_pki(self.folder)
         for case, lines in CASES.items():
             (self.folder / f"{case}.conf").write_text(SERVER_CONFIG + lines.format(memory=self.memory))
-        (self.folder / "ccd").mkdir()
-        (self.folder / "ccd" / "DEFAULT").write_text(f'push "auth-token {TOKEN}"\n')
+        self.write_token()
         script = self.folder / "client-connect"
         script.write_text(SCRIPT)
         script.chmod(0o755)

@@ -1,4 +1,4 @@
-"""`--profile`: where the gateway's time goes during a figure, by perf; beside the numbers, never in the same run as those kept."""
+"""`--profile`: where the gateway's time goes during a figure, by perf."""
 
 import collections
 import re

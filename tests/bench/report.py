@@ -2,8 +2,8 @@
 
 from statistics import median
 
-import batches
 import figures
+import metrics
 from load import BULK_PEERS, SEARCH_ENDS, TOLERATED_LOSS_PERCENT
 from works import LATENCY_SHARE, LOGINS_PER_S, WAYS
 
@@ -74,7 +74,7 @@ def batch_lines(runs, work, names):
 
 
 def batch_text(result):
-    gateway = batches.line(result.get("batches", {}))
+    gateway = metrics.line(result["said"])
     return "; ".join(part for part in (f"gateway: {gateway}" if gateway else "", result.get("generator_batches", "")) if part)
 
 
@@ -116,14 +116,15 @@ def sweeps(runs):
                      batch_text(found[-1])])
     if not body:
         return []
-    return ["### Sweep: sizes by peers, at what the gateway carries", "",
-            *rows(["load", "gateway", "kpps", "Gbit/s", "CPU-s/GB", "ns/packet", "lost, %", "p50, µs", "p99, µs", "batches"], body)]
+    header = ["load", "gateway", "kpps", "Gbit/s", "CPU-s/GB", "ns/packet", "lost, %", "p50, µs", "p99, µs", "batches"]
+    return ["### Sweep: sizes by peers, at what the gateway carries", "", *rows(header, body)]
 
 
 RECEIVE = {
     "nic": "NAPI threads with GRO receive what came over a veth, as with network cards: the gateway's on its core (not in its "
-           "process's time; \"with its NAPI threads\" has it), the others' on the other core. Not so with TCP on the LAN (R1, R2): what the "
-           "gateway sends there is received on its back, and what comes from there on the LAN host's, with every gateway alike.",
+           "process's time; \"with its NAPI threads\" has it), the others' on the other core. Not so on the LAN's side in R1 and "
+           "R2: what the gateway sends there is received on its back, what comes from there on the LAN host's, with every gateway "
+           "alike.",
     "sender": "Packets over a veth are received in the softirq of whoever sent them: the gateway's input is charged to the "
               "client, what the gateway sends is received on the gateway's back, with every gateway alike.",
 }
@@ -139,9 +140,10 @@ def method(result):
         "user and system, all threads; every gateway has core 0, everything else core 1.",
         RECEIVE[result["receive"]],
         f"The generator's loads are at the gateway's capacity: the highest rate found, within {100 * SEARCH_ENDS - 100:.0f} %, of "
-        f"which at most {TOLERATED_LOSS_PERCENT:g} % is lost. R4 is judged by what a second of the gateway's CPU time carries (its NAPI "
-        "threads' time included): where its core is full, that is its throughput, and where the other core is full first, the "
-        "generator is not what is measured.",
+        f"which at most {TOLERATED_LOSS_PERCENT:g} % is lost. R4 is judged by what a second of the gateway's CPU time carries, its "
+        "NAPI threads' included: where its core is full, that is its throughput; where the other core is full first, it is not the "
+        "generator's.",
+        "Latency is one-way, from the sender's clock to the receiver's kernel: more than what the gateway adds.",
         "R5: for each number of workers, the worker threads' nanoseconds a packet at one fixed rate; a worker is full when they "
         "make a second, two are when the busier one is. Line = time of one worker per packet / time of the busier of two, per "
         "packet of both.",

@@ -2,7 +2,7 @@
 
 import json
 
-import batches
+import metrics
 from accounts import Account, per_gb
 from lab import LAN_HOST, BenchError
 
@@ -10,10 +10,10 @@ from lab import LAN_HOST, BenchError
 PATIENCE_S = 30
 
 
-def transfer(lab, pid, way, seconds, congestion, metrics=lambda: None):
-    """Client to LAN host ("up") or back ("down"); `pid` is the gateway's process, or nothing; `metrics` gives its metrics, or
+def transfer(lab, pid, way, seconds, congestion, ask=lambda: None):
+    """Client to LAN host ("up") or back ("down"); `pid` is the gateway's process, or nothing; `ask` gives its metrics, or
     nothing."""
-    earlier, packets, account = batches.read(metrics()), tunnel_packets(lab), Account(lab, pid)
+    earlier, packets, account = metrics.read(ask()), tunnel_packets(lab), Account(lab, pid)
     output = lab.inside(lab.client, "iperf3", "-J", "-c", LAN_HOST, "-C", congestion, "-t", str(seconds),
                         *(["-R"] if way == "down" else []), timeout=seconds + PATIENCE_S)
     spent = account.close()
@@ -35,7 +35,7 @@ def transfer(lab, pid, way, seconds, congestion, metrics=lambda: None):
         "generator_core_percent": 100 * spent["other_core_busy_s"] / spent["elapsed_s"],
         **per_gb(spent, gb),
         **spent,
-        "batches": batches.between(earlier, batches.read(metrics())),
+        "said": metrics.between(earlier, metrics.read(ask())),
     }
 
 

@@ -78,7 +78,7 @@ class Bench:
 
     def generate(self, contender, pid, way, seconds=None, **options):
         """A load by the generator."""
-        return load.run(self.lab, pid, self.load, seconds or self.seconds, way, metrics=self.metrics(contender), **options)
+        return load.run(self.lab, pid, self.load, seconds or self.seconds, way, ask=self.metrics(contender), **options)
 
     def capacity(self, contender, way, size=load.BULK_SIZE, peers=load.BULK_PEERS):
         """Packets a second that the gateway carries on its core; searched for once in a run of the bench."""
@@ -150,11 +150,11 @@ def latency(bench, contender):
     lab, out = bench.lab, {}
     for way in WAYS:
         rate = LATENCY_SHARE * bench.capacity(contender, way)
-        with bench.served(contender) as pid:
+        with bench.served(contender, config="tokens.conf") as pid:
             started = time.monotonic()
             quiet = bench.generate(contender, pid, way, rate=rate, probes=PROBES_PER_S)
             took = time.monotonic() - started
-        with bench.served(contender) as pid:
+        with bench.served(contender, config="tokens.conf") as pid:
             # As long as the load took without them, and somewhat more: they may not end before it.
             logins = lab.start(lab.client, OTHER_CORE, "logins.log", str(bench.load), "logins", "--json", "--server",
                                f"{OUTER_GATEWAY}:1194", "--ca", "ca.crt", "--cert", "client.crt", "--key", "client.key",
@@ -165,6 +165,8 @@ def latency(bench, contender):
             logins.wait(took + load.PATIENCE_S)
             lab.stop(logins)
             said = json.loads(logins.log.read_text().splitlines()[-1])
+            if said["logins_per_s"] < 0.9 * LOGINS_PER_S:
+                raise BenchError(f"{said['logins_per_s']:.0f} logins/s, not {LOGINS_PER_S}; {said['failed']} failed")
         out[way] = {"rate": rate, "quiet": quiet, "logins": busy,
                     "logins_per_s": said["logins_per_s"], "logins_failed": said["failed"]}
     return out
