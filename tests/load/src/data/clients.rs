@@ -5,7 +5,7 @@ use super::count::{Arrived, Ids};
 use super::packet;
 use super::peer::{Peer, State};
 use super::phase::{Phase, Shared, Watch};
-use super::receive::Inbox;
+use super::receive::{Inbox, NAP};
 use super::sys;
 use crate::clock;
 use crate::engine::Target;
@@ -58,6 +58,8 @@ pub struct Clients {
     /// Slots whose state may have changed in the last turn; used while peers come and go.
     touched: Vec<usize>,
     seen: u64,
+    /// Data has arrived in the last turn.
+    busy: bool,
     drops_before: u64,
     cpu: Duration,
     arrived: Arrived,
@@ -80,6 +82,7 @@ impl Clients {
             scratch: Vec::new(),
             touched: Vec::new(),
             seen: 0,
+            busy: false,
             drops_before: 0,
             cpu: Duration::ZERO,
             arrived: Arrived::default(),
@@ -170,6 +173,7 @@ impl Clients {
     /// # Errors
     /// When the system fails us.
     pub fn keep(mut self, shared: &Shared) -> Result<Arrived, DataError> {
+        sys::punctual();
         let mut watch = Watch::new(shared);
         while watch.seen() != Phase::Stop {
             self.turn(&mut watch, shared)?;
@@ -238,6 +242,9 @@ impl Clients {
 
     /// Waits a moment, and does what there is to do.
     fn turn(&mut self, watch: &mut Watch<'_>, shared: &Shared) -> Result<(), DataError> {
+        if std::mem::take(&mut self.busy) {
+            std::thread::sleep(NAP);
+        }
         let turn = Duration::from_millis(TURN_MS);
         let now = clock::read().mono;
         let wait = self.timers.next().map_or(turn, |at| at.saturating_since(now).min(turn));
@@ -296,6 +303,7 @@ impl Clients {
             }
             let packets = self.arrived.all.packets - before;
             self.arrived.all.batches += u64::from(packets > 0);
+            self.busy |= packets > 0;
             shared.arrived(packets);
         }
         self.inbox = Some(inbox);

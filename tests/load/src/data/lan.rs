@@ -7,11 +7,14 @@ use super::drive::Trains;
 use super::mix::Sizes;
 use super::packet::{HEADERS, Payload, fill};
 use super::phase::{Phase, Shared, Watch};
-use super::receive::Inbox;
+use super::receive::{Inbox, NAP};
 use super::sys;
 use crate::clock;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_wire::data::{Header, OVERHEAD};
@@ -27,19 +30,14 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 /// A few trains may wait in a socket.
 const SEND_BUFFER: usize = 1 << 20;
 /// A receiver that hears nothing looks around this often.
-const TURN: Duration = Duration::from_millis(20);
+const TURN_MS: u8 = 20;
 
 /// A socket that receives the load, in the calling thread's namespace.
 ///
 /// # Errors
 /// When the port is in use, or the address is not one of ours.
 pub fn receiver(address: SocketAddr) -> Result<UdpSocket, DataError> {
-    let make = || {
-        let socket = UdpSocket::bind(address)?;
-        socket.set_read_timeout(Some(TURN))?;
-        Ok(socket)
-    };
-    let socket = make().map_err(DataError::io(format!("a socket on {address}")))?;
+    let socket = UdpSocket::bind(address).map_err(DataError::io(format!("a socket on {address}")))?;
     sys::buffers(&socket, RECEIVE_BUFFER, SEND_BUFFER)?;
     sys::merge_received(&socket)?;
     Ok(socket)
@@ -106,7 +104,8 @@ pub fn receive(
     let drops = || sys::socket_drops(&ports, address.is_ipv6());
     let mut counters = vec![Stream::default(); peers.saturating_mul(streams)];
     let (mut watch, mut inbox, mut arrived) = (Watch::new(shared), Inbox::default(), Arrived::default());
-    let (mut cpu, mut drops_before) = (Duration::ZERO, 0);
+    let (mut cpu, mut drops_before, mut busy) = (Duration::ZERO, 0, false);
+    sys::punctual();
     while watch.seen() != Phase::Stop {
         let received = inbox.receive(socket).map_err(DataError::io("receiving"))?;
         while let Some(phase) = watch.begun() {
@@ -124,7 +123,11 @@ pub fn receive(
                 Phase::Prepare | Phase::WarmUp | Phase::Stop => {}
             }
         }
-        let Some(mut received) = received else { continue };
+        let Some(mut received) = received else {
+            rest(socket, &mut busy)?;
+            continue;
+        };
+        busy = true;
         let before = arrived.all.packets;
         for datagram in received.datagrams() {
             match kind(datagram).and_then(|found| Some((counters.get_mut(found.0)?, found))) {
@@ -149,6 +152,19 @@ pub fn receive(
         }
     }
     Ok(arrived)
+}
+
+/// Waits for something to read: after a burst just a moment, else until it comes.
+fn rest(socket: &UdpSocket, busy: &mut bool) -> Result<(), DataError> {
+    if std::mem::take(busy) {
+        std::thread::sleep(NAP);
+        return Ok(());
+    }
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::from(TURN_MS)) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(DataError::io("receiving")(error.into())),
+    }
 }
 
 /// Trains to the peers, in turns and without end: only the numbers in them change.

@@ -290,7 +290,7 @@ mod tests {
     fn a_rate_makes_a_bank_for_the_whole_run() {
         let plan = DataPlan { rate: Some(1000.0), time: Duration::from_secs(2), ..plan() };
         assert_eq!(plan.packets(), Some(3064));
-        assert_eq!(plan.together(24), 46);
+        assert_eq!(plan.together(24), 45);
         assert_eq!(DataPlan { train: 1, burst: 8, ..plan }.together(24), 8);
     }
 
