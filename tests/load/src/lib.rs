@@ -9,6 +9,8 @@
 //! ```
 //!
 //! The protocol is that of `tessera-proto`: what is sent again, and when, is its decision.
+//!
+//! [`data`] loads the data channel instead: peers that stay, on both sides of the gateway, by several threads.
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -177,17 +177,20 @@ pub struct Downlink {
     sequences: Vec<u64>,
     peer: usize,
     round: usize,
-    /// A train of the longest packets.
-    bytes: Vec<u8>,
-    /// The payload length that the filler stands right for; 0 for none.
-    filled: usize,
+    /// A train for each payload length that there is, filled.
+    trains: Vec<(usize, Vec<u8>)>,
 }
 
 impl Downlink {
     /// For so many peers with so many streams each.
     #[must_use]
     pub fn new(sizes: Sizes, train: u16, peers: usize, streams: u16) -> Self {
-        let longest = usize::from(sizes.longest()) - HEADERS;
+        let filled = |length: u16| {
+            let length = usize::from(length).saturating_sub(HEADERS);
+            let mut bytes = vec![0; length * usize::from(train)];
+            bytes.chunks_exact_mut(length.max(1)).for_each(fill);
+            (length, bytes)
+        };
         let streams = usize::from(streams.max(1));
         Self {
             sizes,
@@ -197,8 +200,7 @@ impl Downlink {
             sequences: vec![0; peers * streams],
             peer: 0,
             round: 0,
-            bytes: vec![0; longest * usize::from(train)],
-            filled: 0,
+            trains: sizes.lengths().iter().map(|length| filled(*length)).collect(),
         }
     }
 }
@@ -209,15 +211,11 @@ impl Trains for Downlink {
         let length = usize::from(inner) - HEADERS;
         let stream = self.round % self.streams * self.peers + self.peer;
         let sequence = self.sequences.get_mut(stream)?;
-        let bytes = self.bytes.get_mut(..length * usize::from(self.train))?;
+        let (_, bytes) = self.trains.iter_mut().find(|(filled, _)| *filled == length)?;
         for payload in bytes.chunks_exact_mut(length) {
             Payload { stream: stream as u32, sequence: *sequence, stamp: 0 }.write(payload);
             *sequence += 1;
-            if self.filled != length {
-                fill(payload);
-            }
         }
-        self.filled = length;
         let train = Train {
             peer: self.peer as u32,
             outlet: stream as u32,

@@ -35,6 +35,15 @@ impl Sizes {
         }
     }
 
+    /// All lengths that there are.
+    #[must_use]
+    pub const fn lengths(&self) -> &[u16] {
+        match self {
+            Self::One(length) => std::slice::from_ref(length),
+            Self::Imix => &[64, 594, 1400],
+        }
+    }
+
     /// The longest.
     #[must_use]
     pub const fn longest(self) -> u16 {
@@ -103,7 +112,8 @@ mod tests {
     #[test]
     fn a_round_has_all_sizes() {
         let lengths: Vec<u16> = (0..12).map(|peer| Sizes::Imix.length(peer, 5)).collect();
-        assert!([64, 594, 1400].iter().all(|length| lengths.contains(length)), "{lengths:?}");
+        assert!(Sizes::Imix.lengths().iter().all(|length| lengths.contains(length)), "{lengths:?}");
+        assert!(lengths.iter().all(|length| Sizes::Imix.lengths().contains(length)), "{lengths:?}");
     }
 
     #[test]
