@@ -49,13 +49,13 @@ class Bench:
             if join:
                 lab.reach()
             lab.rps_off()
-            if isinstance(contender, Tessera):
-                self.rung = rung(contender.ask(lab, "status"))
-                self.offloads["datagrams" if self.work in DATAGRAMS else "with TCP"] = offloads(lab)
             yield server.pid if server else None
             for process in (server, client):
                 if process and process.poll() is not None:
                     raise BenchError(f"{contender.name}: a process ended by itself\n{process.log.read_text()[-4000:]}")
+            if isinstance(contender, Tessera):
+                self.rung = rung(contender.ask(lab, "status"))
+                self.offloads["datagrams" if self.work in DATAGRAMS else "with TCP"] = offloads(lab)
         finally:
             for process in (client, server):
                 if process and process in lab.running:
