@@ -142,6 +142,20 @@ impl SocketPool {
     }
 }
 
+/// Raises the limit of descriptors to `wanted`, or as far as the hard limit goes where only that is allowed; gives the limit
+/// that holds now.
+///
+/// # Errors
+/// When the limit cannot be read.
+pub(crate) fn descriptors_for(wanted: u64) -> io::Result<u64> {
+    let most = descriptors()?;
+    if most >= wanted {
+        return Ok(most);
+    }
+    // Root may raise the hard limit, too.
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).map_or(most, |()| wanted))
+}
+
 /// Raises the soft limit of descriptors to the hard one; gives the limit that holds now.
 ///
 /// # Errors

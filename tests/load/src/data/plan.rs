@@ -5,7 +5,7 @@ use super::lan::LOAD_PORT;
 use super::mix::{Sizes, TRAIN_SEGMENTS};
 use super::sys;
 use crate::engine::Target;
-use crate::sockets::descriptors;
+use crate::sockets::descriptors_for;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
 use std::time::Duration;
@@ -182,7 +182,7 @@ impl DataPlan {
         }
         let downlinks = if self.direction.is_down() { self.peers * usize::from(self.streams) } else { 0 };
         let wanted = (self.peers + downlinks) as u64 + SPARE_DESCRIPTORS;
-        let most = descriptors().map_err(DataError::io("the limit of descriptors"))?;
+        let most = descriptors_for(wanted).map_err(DataError::io("the limit of descriptors"))?;
         if wanted > most {
             return no(format!("{wanted} sockets are needed and {most} descriptors allowed (ulimit -n)"));
         }

@@ -38,7 +38,7 @@ pub struct DataReport {
     pub bank: Option<BankReport>,
     /// Sessions that ended by themselves, by reason.
     pub sessions_ended: BTreeMap<String, u64>,
-    /// CPU seconds of each thread of the generator, the measured time alone.
+    /// CPU seconds of each thread of the generator, the measured time alone; when idle, of `all` together.
     pub cpu_s: BTreeMap<String, f64>,
 }
 
@@ -73,7 +73,7 @@ pub struct DirectionReport {
     pub worst_peer_loss_percent: f64,
     /// Datagrams that found the generator's own receiving sockets full: losses that are not the gateway's.
     pub socket_drops: u64,
-    /// Down only: packet ids that the gateway has used and that did not arrive. The other losses are before it seals.
+    /// Down only: packet ids that the gateway has used and that did not arrive, as far as a later one of that peer did.
     pub id_gaps: Option<u64>,
     /// Down only: packets that were opened in full and compared.
     pub opened_samples: Option<u64>,
@@ -185,11 +185,12 @@ fn ratio(amount: f64, by: f64) -> f64 {
 
 impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} peers, {}, {} bytes, trains of {}, {:.2} s measured; logins took {:.2} s",
-            self.peers, self.direction, self.size, self.train, self.seconds, self.login_seconds
-        )?;
+        write!(f, "{} peers, {}, ", self.peers, self.direction)?;
+        if self.up.is_some() || self.down.is_some() {
+            write!(f, "{} bytes, trains of {}, ", self.size, self.train)?;
+        }
+        write!(f, "{:.2} s measured; logins took {:.2} s", self.seconds, self.login_seconds)?;
+        writeln!(f)?;
         for (name, report) in [("up", &self.up), ("down", &self.down)] {
             if let Some(report) = report {
                 direction(f, name, report)?;
@@ -208,7 +209,7 @@ impl fmt::Display for DataReport {
         for (why, count) in &self.sessions_ended {
             writeln!(f, "{count} sessions ended: {why}")?;
         }
-        write!(f, "CPU of this program:")?;
+        f.write_str("CPU of this program in that time:")?;
         for (thread, seconds) in &self.cpu_s {
             write!(f, " {thread} {seconds:.2} s")?;
         }

@@ -83,8 +83,9 @@ fn conduct<'scope>(
     if plan.idle {
         ready();
         "idle".clone_into(&mut report.direction);
-        let start = clock::mono();
+        let (start, cpu) = (clock::mono(), clock::cpu());
         shared.wait(plan.time);
+        report.cpu_s.insert("all".to_owned(), clock::cpu().saturating_sub(cpu).as_secs_f64());
         report.seconds = clock::mono().saturating_sub(start).as_secs_f64();
         shared.stop();
         report.sessions_ended = join(clients)?.ended;
