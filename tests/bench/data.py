@@ -19,6 +19,7 @@ tests/bench/peers installs what is measured beside the gateway.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -44,7 +45,7 @@ USUAL = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
 # Start, logins, banks, warm-up and stop of one load; far above what they take.
 OVERHEAD_S = 60
 # Loads in one run of a work, those included that search for its capacity.
-LOADS = {"stock": 3, "bulk": 22, "core": 22, "aead": 1, "workers": 24, "latency": 24, "idle": 4, "sweep": 22}
+LOADS = {"stock": 3, "bulk": 22, "core": 22, "aead": 1, "workers": 24, "latency": 24, "idle": 4, "sweep": 11}
 
 
 def options(argv):
@@ -108,13 +109,17 @@ def programs(chosen, wanted):
     return {"tesserad": binary, "tessera": tool, "load": load, "aead": aead}
 
 
-def measure(bench, chosen, work, name):
+def cells(chosen, work):
+    """What a work is done with, one after another."""
+    return list(itertools.product(chosen.sizes, chosen.peers, works.WAYS)) if work == "sweep" else [()]
+
+
+def measure(bench, work, name, cell):
     """One work with one gateway. Whatever goes wrong with it is a BenchError, and leaves nothing running."""
     bench.begin(work)
-    contender, extra = bench.contenders.get(name), (chosen.sizes, chosen.peers) if work == "sweep" else ()
     keep = len(bench.lab.running)
     try:
-        return getattr(works, work)(bench, contender, *extra)
+        return getattr(works, work)(bench, bench.contenders.get(name), *cell)
     except (OSError, subprocess.SubprocessError) as problem:
         raise BenchError(f"{type(problem).__name__}: {problem}") from problem
     finally:
@@ -122,14 +127,33 @@ def measure(bench, chosen, work, name):
             bench.lab.stop(process)
 
 
-def tell(pair, chosen, work, name, result):
-    """One line of progress."""
-    text = ""
-    if work in ("stock", "bulk", "core"):
-        for way in works.WAYS:
-            cost = result[way]["process_cpu_s_per_gb"]
-            text += f"  {way} {result[way]['gbit_per_s']:.2f} Gbit/s" + ("" if cost is None else f" {cost:.2f} CPU-s/GB")
-    say(f"{pair + 1}/{chosen.pairs} {work:8} {name:12}{text}")
+def perform(bench, chosen, wanted, result):
+    """All works, in turns. One that fails is remembered, and the others go on; a signal ends them all."""
+    for pair in range(chosen.pairs):
+        turns = ((work, cell, name) for work, names in wanted.items() for cell in cells(chosen, work)
+                 for name in (names if pair % 2 == 0 else reversed(names)))
+        for work, cell, name in turns:
+            run = {"work": work, "contender": name, "pair": pair, "load": os.getloadavg()[0]}
+            what = " ".join([f"{pair + 1}/{chosen.pairs} {work:8} {name:12}", *map(str, cell)])
+            try:
+                run["result"] = measure(bench, work, name, cell)
+            except BenchError as problem:
+                say(f"{what}  FAILED: {problem}")
+                result["failures"].append({**run, "failure": str(problem)})
+                if isinstance(problem, Stopped):
+                    return
+                continue
+            result["runs"].append(run)
+            say(what + progress(run["result"]))
+
+
+def progress(result):
+    """The costs among what was found, for a line of progress."""
+    found = [(way, result[way]) for way in works.WAYS if "gbit_per_s" in result.get(way, {})]
+    if "gbit_per_s" in result:
+        found = [("", result)]
+    return "".join(f"  {way} {each['gbit_per_s']:.2f} Gbit/s" + (
+        "" if each["process_cpu_s_per_gb"] is None else f" {each['process_cpu_s_per_gb']:.2f} CPU-s/GB") for way, each in found)
 
 
 def main(argv):
@@ -147,8 +171,7 @@ def main(argv):
     field = [contenders.Tessera(built["tesserad"], built["tessera"], chosen.datapath), *contenders.peers(folder)]
     os.sched_setaffinity(0, {OTHER_CORE})
     os.nice(NICE)
-    loads = sum(LOADS[work] * len(names) * (len(chosen.sizes) * len(chosen.peers) if work == "sweep" else 1)
-                for work, names in wanted.items())
+    loads = sum(LOADS[work] * len(names) * len(cells(chosen, work)) for work, names in wanted.items())
     signal.alarm(chosen.pairs * loads * (chosen.seconds + OVERHEAD_S) + OVERHEAD_S)
     used = {name for names in wanted.values() for name in names}
     result = {
@@ -166,21 +189,7 @@ def main(argv):
             lab.receive(chosen.receive)
             lab.start_sink()
             bench = works.Bench(lab, chosen, built, field)
-            for pair in range(chosen.pairs):
-                for work, names in wanted.items():
-                    for name in names if pair % 2 == 0 else reversed(names):
-                        load_average = os.getloadavg()[0]
-                        run = {"work": work, "contender": name, "pair": pair, "load": load_average}
-                        try:
-                            run["result"] = measure(bench, chosen, work, name)
-                        except Stopped:
-                            raise
-                        except BenchError as problem:
-                            say(f"{pair + 1}/{chosen.pairs} {work:8} {name:12}  FAILED: {problem}")
-                            result["failures"].append({**run, "failure": str(problem)})
-                            continue
-                        result["runs"].append(run)
-                        tell(pair, chosen, work, name, run["result"])
+            perform(bench, chosen, wanted, result)
             result.update(rung=bench.rung or "not measured", offloads=bench.offloads)
         finally:
             lab.close()

@@ -20,6 +20,8 @@ BULK_SIZE, BULK_PEERS = "1400", 16
 # A gateway's capacity is what it carries with no more loss than this; searched for in short loads until it is known that well.
 TOLERATED_LOSS_PERCENT = 1.0
 SEARCH_S, SEARCH_STEPS, SEARCH_ENDS = 1, 8, 1.1
+# Memory for packets sealed before the clock runs; a load ends when they are used up. A short one takes less time to seal.
+BANK_MIB, SEARCH_BANK_MIB = 6144, 2048
 
 
 class Sampler(threading.Thread):
@@ -57,14 +59,15 @@ def argv_of(lab, binary, seconds, peers, *extra):
             "--lan-netns", lab.lan, "--lan-host", LAN_HOST, "--cores", str(OTHER_CORE), *extra]
 
 
-def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, probes=0, ask=lambda: None):
+def run(lab, pid, binary, seconds, way, size=BULK_SIZE, peers=BULK_PEERS, rate=None, probes=0, bank=BANK_MIB,
+        ask=lambda: None):
     """One load. `rate` is packets a second (as many as the generator can without one), `probes` packets a second by a peer of
-    their own, for latency; `ask` gives the gateway's metrics, or nothing."""
+    their own, for latency, `bank` MiB; `ask` gives the gateway's metrics, or nothing."""
     account, earlier = Account(lab, pid), metrics.read(ask())
     sampler = Sampler(account)
     process = lab.start(None, OTHER_CORE, "load.log",
                         *argv_of(lab, binary, seconds, peers, "--direction", way, "--size", str(size),
-                                 "--probe-rate", str(probes), *(["--rate", f"{rate:.0f}"] if rate else [])))
+                                 "--probe-rate", str(probes), "--bank-mib", str(bank), *(["--rate", f"{rate:.0f}"] if rate else [])))
     sampler.start()
     try:
         process.wait(seconds + PATIENCE_S)

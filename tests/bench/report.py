@@ -106,8 +106,8 @@ def sweeps(runs):
     body, keyed = [], {}
     for run in runs:
         if run["work"] == "sweep":
-            for each in run["result"]:
-                keyed.setdefault((each["size"], each["peers"], each["way"], run["contender"]), []).append(each)
+            each = run["result"]
+            keyed.setdefault((each["size"], each["peers"], each["way"], run["contender"]), []).append(each)
     for (size, peers, way, name), found in keyed.items():
         body.append([f"{size}{'' if size == 'imix' else ' B'}, {peers:,} peers, {way}", name,
                      *(spread([each[key] for each in found], digits) if all(each.get(key) is not None for each in found) else "–"

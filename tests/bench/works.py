@@ -86,7 +86,7 @@ class Bench:
         if key not in self.capacities:
             with self.served(contender) as pid:
                 self.capacities[key] = load.search(lambda rate: self.generate(
-                    contender, pid, way, load.SEARCH_S, size=size, peers=peers, rate=rate))
+                    contender, pid, way, load.SEARCH_S, size=size, peers=peers, rate=rate, bank=load.SEARCH_BANK_MIB))
             say(f"{contender.name}, {way}, {size} B, {peers} peers: carries {self.capacities[key] / 1e3:.0f} kpps")
         return self.capacities[key]
 
@@ -188,17 +188,12 @@ def idle(bench, contender):
         return {"before": before, "most": most, "load": json.loads(process.log.read_text().splitlines()[-1])}
 
 
-def sweep(bench, contender, sizes, peers):
-    """Sizes by numbers of peers, both ways, at what the gateway carries."""
-    out = []
-    for size in sizes:
-        for count in peers:
-            for way in WAYS:
-                rate = bench.capacity(contender, way, size, count)
-                with bench.served(contender) as pid:
-                    found = bench.generate(contender, pid, way, size=size, peers=count, rate=rate, probes=PROBES_PER_S)
-                out.append({"size": size, "peers": count, "way": way, **found})
-    return out
+def sweep(bench, contender, size, peers, way):
+    """One cell of the sweep, at what the gateway carries."""
+    rate = bench.capacity(contender, way, size, peers)
+    with bench.served(contender) as pid:
+        found = bench.generate(contender, pid, way, size=size, peers=peers, rate=rate, probes=PROBES_PER_S)
+    return {"size": size, "peers": peers, "way": way, **found}
 
 
 def rung(status):
