@@ -45,7 +45,7 @@ USUAL = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
 # Start, logins, banks, warm-up and stop of one load; far above what they take.
 OVERHEAD_S = 60
 # Loads in one run of a work, those included that search for its capacity.
-LOADS = {"stock": 3, "bulk": 22, "core": 22, "aead": 1, "workers": 24, "latency": 24, "idle": 4, "sweep": 11}
+LOADS = {"stock": 3, "bulk": 40, "core": 40, "aead": 1, "workers": 40, "latency": 40, "idle": 4, "sweep": 20}
 
 
 def options(argv):

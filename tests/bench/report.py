@@ -29,6 +29,7 @@ COST = (
     ("outer_bytes_per_packet", "TCP bytes a packet on the outer device", 0),
     ("loss_percent", "lost, %", 1),
     ("gateway_udp_drops", "dropped at its socket", 0),
+    ("bad_samples", "bad among the packets looked at", 0),
     ("foreign_percent", "others' work, %", 0),
 )
 

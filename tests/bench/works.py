@@ -78,7 +78,10 @@ class Bench:
 
     def generate(self, contender, pid, way, seconds=None, **options):
         """A load by the generator."""
-        return load.run(self.lab, pid, self.load, seconds or self.seconds, way, ask=self.metrics(contender), **options)
+        found = load.run(self.lab, pid, self.load, seconds or self.seconds, way, ask=self.metrics(contender), **options)
+        if isinstance(contender, Tessera) and found["bad_samples"]:
+            raise BenchError(f"packets did not arrive as they were sent: {found['load']}")
+        return found
 
     def capacity(self, contender, way, size=load.BULK_SIZE, peers=load.BULK_PEERS):
         """Packets a second that the gateway carries on its core; searched for once in a run of the bench."""
