@@ -64,6 +64,12 @@ TITLES = {
 R8_TEST = "a test with a counting allocator (`cargo test -p tesserad --test no_alloc`), not measured here"
 
 
+def names_of(runs, work):
+    """The gateways that a work was done with, ours first."""
+    order = list(dict.fromkeys(name for needs in NEEDS.values() for name in needs.get(work, ())))
+    return sorted({run["contender"] for run in runs if run["work"] == work}, key=order.index)
+
+
 def by_pair(runs, work, contender):
     return {run["pair"]: run["result"] for run in runs if (run["work"], run["contender"]) == (work, contender)}
 

@@ -44,9 +44,8 @@ def draw(result):
 
 def costs(runs, work):
     """(gateway, way, values) of all that have a cost."""
-    names = list(dict.fromkeys(run["contender"] for run in runs if run["work"] == work))
     out = []
-    for name in names:
+    for name in figures.names_of(runs, work):
         for way in WAYS:
             values = [each[way]["process_cpu_s_per_gb"] for each in figures.by_pair(runs, work, name).values()]
             if None not in values:

@@ -52,7 +52,7 @@ def verdicts(judged):
 
 
 def costs(runs, work):
-    names = list(dict.fromkeys(run["contender"] for run in runs if run["work"] == work))
+    names = figures.names_of(runs, work)
     found = {(way, name): [result[way] for result in figures.by_pair(runs, work, name).values()]
              for way in WAYS for name in names}
     # Only what somebody has.
