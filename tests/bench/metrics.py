@@ -59,7 +59,7 @@ def line(said):
     """On one line: for each place the mean, and where the calls lie; what was dropped or went another way."""
     parts = []
     for key, each in said["batches"].items():
-        classes = ", ".join(f"{'more' if bound == '+Inf' else '≤' + bound.removesuffix('.0')} {100 * share:.0f} %"
+        classes = ", ".join(f"{'more' if float(bound) == float('inf') else '≤' + bound.removesuffix('.0')} {100 * share:.0f} %"
                             for bound, share in each["shares"].items() if share >= SHOWN)
         parts.append(f"{key} {each['mean']:.1f}" + (f" ({classes})" if classes else ""))
     parts += [f"{key} {value:.0f}" for key, value in said["counters"].items() if key != USUAL]
