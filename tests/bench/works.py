@@ -65,13 +65,16 @@ class Bench:
 
     @contextlib.contextmanager
     def profiled(self, name, pid):
-        """Under `--profile`: where the gateway's time goes meanwhile."""
+        """Under `--profile`: where the gateway's time goes meanwhile, or in the time that is put into what this gives."""
+        window = []
         if self.profiles is None or pid is None:
-            yield
+            yield window
             return
-        profile = Profile(self.lab.folder, pid, self.seconds)
-        yield
-        profile.write(self.profiles / f"{name}.txt", name)
+        profile = Profile(self.lab.folder, pid)
+        try:
+            yield window
+        finally:
+            profile.write(self.profiles / f"{name}.txt", name, window)
 
     def metrics(self, contender):
         return (lambda: contender.ask(self.lab, "metrics")) if isinstance(contender, Tessera) else (lambda: None)
@@ -113,8 +116,9 @@ def core(bench, contender):
     out = {}
     for way in WAYS:
         rate = bench.capacity(contender, way)
-        with bench.served(contender) as pid, bench.profiled(f"{bench.work}-{contender.name}-{way}", pid):
+        with bench.served(contender) as pid, bench.profiled(f"{bench.work}-{contender.name}-{way}", pid) as window:
             out[way] = bench.generate(contender, pid, way, rate=rate)
+            window += out[way]["load"]["measured_from"], out[way]["load"]["measured_until"]
     return out
 
 
