@@ -37,6 +37,8 @@ class Tessera:
     def __init__(self, binary, tool, datapath):
         self.binary, self.tool = binary, tool
         self.datapath = datapath if self.knows(datapath) else None
+        if self.datapath is None and datapath != "auto":
+            raise BenchError(f"{binary} knows no 'datapath {datapath}'")
 
     def knows(self, datapath):
         """Whether this binary has the directive `datapath`, with that value: older ones have one rung only."""
