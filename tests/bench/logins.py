@@ -23,9 +23,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from lab import GATEWAY_CORE, NICE, OTHER_CORE, OUTER_CLIENT, OUTER_GATEWAY, BenchError, Lab, command, make_pki, prefer
+from lab import (GATEWAY_CORE, NICE, OTHER_CORE, OUTER_CLIENT, OUTER_GATEWAY, TOKEN, TOKEN_CONFIG, BenchError, Lab, command,
+                 make_pki, prefer)
 from logins_report import document, summary
-from measure import BUSY_FIELDS, TICK, build, cpu_of, cpu_of_cores, machine, say
+from measure import BUSY_FIELDS, TICK, build, cpu_of, cpu_of_cores, machine, of_openvpn, of_tessera, say
 
 TOOLS = ("ip", "openvpn", "openssl", "taskset", "ss", "sysctl")
 # Start, warm-up and stop of one run, and the end of its loads: logins that wait behind a slow script.
@@ -33,7 +34,6 @@ RUN_OVERHEAD_S = 90
 WARM_UP_S = 1
 # OpenVPN keeps a session for 5 s after its goodbye: before the next measurement it has forgotten those of the last.
 FORGET_S = 6
-TOKEN = "bench-token-0123456789abcdefghijklmnopqrstuvwxyz"
 
 # Both servers: no limit of theirs may be what is measured. A login in openvpn's table lasts 5 s longer than the client.
 SERVER_CONFIG = """\
@@ -56,7 +56,7 @@ verb 3
 """
 
 CASES = {
-    "plain": "client-config-dir ccd\n",
+    "plain": TOKEN_CONFIG,
     "script": "script-security 2\nclient-connect ./client-connect\ntmp-dir {memory}\n",
 }
 # Files for scripts are made here, in memory, by both: what ext4 takes to make one depends on how many others on the same
@@ -82,8 +82,7 @@ class LoginLab(Lab):
         make_pki(self.folder)
         for case, lines in CASES.items():
             (self.folder / f"{case}.conf").write_text(SERVER_CONFIG + lines.format(memory=self.memory))
-        (self.folder / "ccd").mkdir()
-        (self.folder / "ccd" / "DEFAULT").write_text(f'push "auth-token {TOKEN}"\n')
+        self.write_token()
         script = self.folder / "client-connect"
         script.write_text(SCRIPT)
         script.chmod(0o755)
@@ -92,12 +91,6 @@ class LoginLab(Lab):
         # Every login has a port of its own, and a port rests before it is used again.
         self.inside(self.client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=2048 65535")
         self.rps_off()
-
-    def serve(self, argv):
-        """Starts a gateway, and waits until it listens."""
-        server = self.start(self.gateway, GATEWAY_CORE, "server.log", *argv)
-        self.await_that("gateway", server, lambda: self.inside(self.gateway, "ss", "-Hlun", "sport = :1194"))
-        return server
 
     def load(self, binary, *extra, patience):
         """Runs the load generator to its end, and gives its report."""
@@ -230,7 +223,8 @@ def main(argv):
         "pairs": chosen.pairs,
         "concurrency": CONCURRENCY,
         "cases": chosen.cases,
-        "machine": {**machine(binary, chosen.workers), "load": command(str(load), "--version").strip()},
+        "machine": {**machine(), **dict(zip(("tessera", "tessera_sha256"), of_tessera(binary))), "openvpn": of_openvpn(),
+                    "load": command(str(load), "--version").strip()},
         "runs": [],
     }
     with (tempfile.TemporaryDirectory(prefix="tessera-bench-") as folder,

@@ -144,5 +144,5 @@ fn print(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> Re
 /// A rate that time can be divided by.
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.001..=1_000_000.0).contains(&rate) { Ok(rate) } else { Err("0.001 to 1000000 a second".to_owned()) }
+    if (0.001..=1e8).contains(&rate) { Ok(rate) } else { Err("0.001 to 100000000 a second".to_owned()) }
 }

@@ -9,6 +9,7 @@
 //! `Measure`, and what is sent and never received is lost.
 
 use crate::clock;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -121,8 +122,8 @@ impl Shared {
         self.bank_open.load(Ordering::SeqCst)
     }
 
-    /// Leads the run through its phases, up to `Drain`. Gives how long `Measure` lasted.
-    pub fn conduct(&self, seconds: Duration) -> Duration {
+    /// Leads the run through its phases, up to `Drain`. Gives from when to when `Measure` lasted, on the monotonic clock.
+    pub fn conduct(&self, seconds: Duration) -> Range<Duration> {
         self.enter(Phase::WarmUp);
         self.wait(WARM_UP);
         self.enter(Phase::Settle);
@@ -136,7 +137,7 @@ impl Shared {
         };
         self.enter(Phase::Drain);
         self.quiet();
-        end.saturating_sub(start)
+        start..end
     }
 
     /// Waits so long, or until a sender has run out or the run was stopped.
@@ -226,7 +227,8 @@ mod tests {
     fn a_run_that_was_stopped_stays_stopped() {
         let shared = Shared::default();
         shared.stop();
-        assert!(shared.conduct(Duration::from_secs(60)) < Duration::from_secs(5));
+        let measured = shared.conduct(Duration::from_secs(60));
+        assert!(measured.end.saturating_sub(measured.start) < Duration::from_secs(5));
         assert_eq!(shared.phase(), Phase::Stop);
     }
 
@@ -263,6 +265,7 @@ mod tests {
                 shared.ran_out();
             });
             let measured = shared.conduct(Duration::from_secs(30));
+            let measured = measured.end.saturating_sub(measured.start);
             assert!((0.19..5.0).contains(&measured.as_secs_f64()), "{measured:?}");
         });
     }

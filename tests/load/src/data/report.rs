@@ -23,6 +23,11 @@ pub struct DataReport {
     pub rate: Option<f64>,
     /// Seconds measured.
     pub seconds: f64,
+    /// When that began, in seconds of the monotonic clock: for whoever keeps accounts of the server beside it. Nothing is
+    /// under way a quarter of a second before and after.
+    pub measured_from: f64,
+    /// When it ended.
+    pub measured_until: f64,
     /// Seconds until all peers were in.
     pub login_seconds: f64,
     /// From the peers to the LAN.

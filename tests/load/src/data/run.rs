@@ -128,7 +128,8 @@ fn conduct<'scope>(
         .map(|socket| spawn(scope, "lan-probe", shared, move || probe::at_lan(socket, probes, shared)))
         .transpose()?;
 
-    let time = shared.conduct(plan.time);
+    let measured = shared.conduct(plan.time);
+    let time = measured.end.saturating_sub(measured.start);
     shared.stop();
     let up_tx = up_tx.map(join).transpose()?;
     let down_tx = down_tx.map(join).transpose()?;
@@ -142,6 +143,8 @@ fn conduct<'scope>(
         )));
     }
     report.seconds = time.as_secs_f64();
+    report.measured_from = measured.start.as_secs_f64();
+    report.measured_until = measured.end.as_secs_f64();
     report.cpu_s = cpu(&at_clients, &at_lan, [&up_tx, &down_tx], [&client_probe, &lan_probe]);
     let latency = |sender: &Option<Probed>, receiver: &Option<Probed>| {
         Some(Latency::new(sender.as_ref()?, receiver.as_ref()?))
