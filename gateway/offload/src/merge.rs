@@ -13,8 +13,9 @@ pub const MAX_PACKETS: usize = 256;
 /// Most packets in a run: older kernels take no more UDP segments in one packet.
 pub const MAX_RUN: usize = 64;
 
-/// An IP packet's length must fit its field.
-const MAX_LEN: usize = u16::MAX as usize;
+/// An IP packet's length must fit its field; and with a link header (Ethernet's and two VLAN tags) it has to stay within a
+/// device's `gso_max_size` (65,536), or the kernel cuts it up by itself before the device sees it.
+const MAX_LEN: usize = 65_536 - 22;
 
 /// Flows that are looked up together, and how many share a set. 128 flows may have a run open at the same time; a further one ends
 /// another's.

@@ -162,9 +162,10 @@ fn batches(admin: &Admin) -> MetricFamily {
                 *sum += count;
             }
         }
-        let ends = BatchSizes::BOUNDS.iter().map(|end| *end as f64).chain([f64::INFINITY]);
+        let ends = BatchSizes::BOUNDS.iter().map(|end| *end as f64);
+        let batches = counts.iter().sum();
         let total = workers.iter().map(|worker| pick(worker).packets()).sum::<u64>();
-        histogram("place", place, &ends.zip(counts).collect::<Vec<_>>(), total as f64)
+        histogram("place", place, &ends.zip(counts).collect::<Vec<_>>(), batches, total as f64)
     });
     family("tessera_data_batch_packets", "How many packets went together, by place", metrics.collect())
 }
@@ -338,7 +339,13 @@ fn durations(name: &str, help: &str, label: &str, kinds: &[(&str, &KindStats)]) 
             before = cumulative;
             (end, count)
         });
-        histogram(label, kind, &counts.collect::<Vec<_>>(), stats.total_duration().as_secs_f64())
+        histogram(
+            label,
+            kind,
+            &counts.collect::<Vec<_>>(),
+            stats.runs(),
+            stats.total_duration().as_secs_f64(),
+        )
     });
     family(name, help, metrics.collect())
 }
@@ -352,11 +359,12 @@ fn family(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
     family
 }
 
-/// One histogram of a family, from how many values fell into each class (its upper end, and the count).
-fn histogram(label: &str, value: &str, classes: &[(f64, u64)], sum: f64) -> Metric {
+/// One histogram of a family, from how many values fell into each class (its upper end, and the count); those beyond the last
+/// are only in `count`.
+fn histogram(label: &str, value: &str, classes: &[(f64, u64)], count: u64, sum: f64) -> Metric {
     let mut cumulative = 0;
-    let buckets = classes.iter().map(|(end, count)| {
-        cumulative += count;
+    let buckets = classes.iter().map(|(end, in_class)| {
+        cumulative += in_class;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(*end);
         bucket.set_cumulative_count(cumulative);
@@ -364,7 +372,7 @@ fn histogram(label: &str, value: &str, classes: &[(f64, u64)], sum: f64) -> Metr
     });
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets.collect());
-    histogram.set_sample_count(classes.iter().map(|(_, count)| count).sum());
+    histogram.set_sample_count(count);
     histogram.set_sample_sum(sum);
     let mut of = LabelPair::default();
     of.set_name(label.to_owned());

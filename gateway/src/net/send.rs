@@ -22,8 +22,9 @@ use crate::data::BatchSizes;
 const TRAINS: usize = 64;
 /// Datagrams of one train: what kernels take since GSO exists (UDP_MAX_SEGMENTS; later ones take more).
 pub const SEGMENTS: usize = 64;
-/// Bytes of one train: the largest payload of one UDP packet over IPv4, which the kernel builds first.
-const TRAIN_LEN: usize = 65_507;
+/// Bytes of one train. With all headers it has to stay below a device's `gso_max_size` (65,536), or the kernel cuts it up by
+/// itself before the device sees it.
+const TRAIN_LEN: usize = 65_536 - 136;
 /// Bytes of all datagrams that can wait: four full trains stay inside the L2 cache of a core.
 pub const QUEUE_LEN: usize = 4 * 65_536;
 /// Trains that can wait: one for each datagram when each is for another peer, at 256 bytes on average.
