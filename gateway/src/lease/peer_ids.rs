@@ -36,7 +36,7 @@ pub enum PeerIdError {
 pub enum Wish {
     /// Wherever there are the fewest clients.
     Any,
-    /// At the worker that this address names, unless that has [`IMBALANCE`] more clients than another: then anywhere.
+    /// At the worker that this address names, unless that has `IMBALANCE` more clients than another: then anywhere.
     Address(IpAddr),
     /// At this worker, whatever it has: it owns the client's connection.
     Exactly(usize),
