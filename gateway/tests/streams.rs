@@ -255,6 +255,22 @@ fn stuff(worker: &mut Worker, id: StreamId) -> usize {
 }
 
 #[test]
+fn a_burst_longer_than_the_queue_is_written_on_the_way() {
+    let mut worker = Worker::new(options());
+    let (mut eager, id) = worker.speaking();
+    worker.streams.established(id);
+    let burst = 2 * options().queue_packets as u32;
+    for round in 0..burst {
+        assert!(worker.streams.make_room(id, at(0)), "packet {round}");
+        assert!(worker.streams.queue_data(id, &round.to_be_bytes()));
+    }
+    worker.streams.flush(at(0));
+    for round in 0..burst {
+        assert_eq!(read_frame(&mut eager).unwrap(), round.to_be_bytes());
+    }
+}
+
+#[test]
 fn a_client_that_does_not_read_holds_up_nobody_and_loses_no_control_packet() {
     let mut worker = Worker::new(options());
     let (mut lazy, lazy_id) = worker.speaking();
@@ -262,7 +278,7 @@ fn a_client_that_does_not_read_holds_up_nobody_and_loses_no_control_packet() {
     worker.streams.established(lazy_id);
     worker.streams.established(eager_id);
     let taken = stuff(&mut worker, lazy_id);
-    assert!(!worker.streams.has_room(lazy_id));
+    assert!(!worker.streams.make_room(lazy_id, at(0)));
     assert!(worker.streams.queue_control(lazy_id, b"control, in spite of all"));
     // The other one is served as if nothing were.
     for round in 0..200u32 {

@@ -91,7 +91,7 @@ impl Egress {
                 link.queue.commit(total, &peer.spec.path, tos);
             }
             Via::Stream { id, .. } => {
-                if !self.streams.has_room(id) {
+                if !self.streams.make_room(id, now) {
                     return Err(Unsent::Stalled);
                 }
                 let frame = self.frame.get_mut(..total).ok_or(Unsent::Full)?;

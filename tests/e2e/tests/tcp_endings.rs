@@ -18,30 +18,30 @@ tessera_e2e::stock_clients!(killed_client, tesserad_only_killed_session, gateway
 
 /// Its connection ends with the client: nobody waits for `ping-restart`.
 fn killed_client(version: Version) {
-    let site = Site::new(2);
+    let site = Site::new(3);
     let [_, connect, disconnect] = site.login_hooks();
     let config = site
         .server()
         .with("proto", "tcp4-server")
         .with("server", "10.8.0.0 255.255.255.0 nopool")
         .without("server-ipv6")
-        .line("ifconfig-pool 10.8.0.20 10.8.0.20 255.255.255.0")
+        .line("ifconfig-pool 10.8.0.20 10.8.0.21 255.255.255.0")
         .line(format!("client-connect {connect}"))
         .line(format!("client-disconnect {disconnect}"));
     let _server = Server::start(&site.net, &config);
     let mut first = site.client(0, version).over("tcp4-client").connect(&site.net, 0);
+    let _second = site.client(1, version).over("tcp4-client").connect(&site.net, 1);
     ping(&site.net.clients[0], "192.168.77.2");
-    assert_eq!(first.address(), "10.8.0.20");
     let deadline = Deadline::after(AT_ONCE);
     first.process.kill();
     let calls = site.hooks.wait("disconnect", 1, AT_ONCE);
     assert!(!deadline.passed());
     assert_eq!(calls[0].var("common_name"), "client-0");
     assert!(calls[0].var("bytes_received").parse::<u64>().expect("a number") > 0);
-    // The only address of the pool.
-    let second = site.client(1, version).over("tcp4-client").connect(&site.net, 1);
-    assert_eq!(second.address(), "10.8.0.20");
-    ping(&site.net.clients[1], "192.168.77.2");
+    // The only address that the pool has left.
+    let third = site.client(2, version).over("tcp4-client").connect(&site.net, 2);
+    assert_eq!(third.address(), first.address());
+    ping(&site.net.clients[2], "192.168.77.2");
     assert_eq!(site.hooks.calls("disconnect").len(), 1);
 }
 

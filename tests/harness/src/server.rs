@@ -8,8 +8,8 @@ use crate::pki::{Identity, Pki};
 use crate::process::Process;
 use crate::topology::{Net, PORT};
 
-/// How long a server may take to be ready.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a server may take to be ready: the kernel checks BPF programs, one test at a time.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Which server is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

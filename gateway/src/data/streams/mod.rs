@@ -151,6 +151,18 @@ impl Streams {
         })
     }
 
+    /// As [`Streams::has_room`], after writing what waits if that is what is in the way: a burst from the TUN is longer than the
+    /// queue, and the kernel may well take it.
+    pub fn make_room(&mut self, id: StreamId, now: Instant) -> bool {
+        if self.has_room(id) {
+            return true;
+        }
+        if self.live(id).is_some_and(|connection| !connection.blocked) {
+            self.write_out(id.slot, now);
+        }
+        self.has_room(id)
+    }
+
     /// Queues a sealed data packet. False when there is no room or the connection is gone.
     pub fn queue_data(&mut self, id: StreamId, packet: &[u8]) -> bool {
         self.has_room(id) && self.queue(id, packet, false)
@@ -246,12 +258,19 @@ impl Streams {
     }
 
     fn flush_one(&mut self, slot: u32, now: Instant) {
-        let Some(Slot { generation, connection: Some(connection) }) = self.table.get_mut(slot as usize)
-        else {
+        let Some(Slot { connection: Some(connection), .. }) = self.table.get_mut(slot as usize) else {
             return;
         };
         // A slot whose owner has changed since it was listed: a look too many.
         connection.listed = false;
+        self.write_out(slot, now);
+    }
+
+    fn write_out(&mut self, slot: u32, now: Instant) {
+        let Some(Slot { generation, connection: Some(connection) }) = self.table.get_mut(slot as usize)
+        else {
+            return;
+        };
         let id = StreamId { slot, generation: *generation };
         let was_blocked = connection.blocked;
         if let Err(error) = connection.write(&mut self.pool, now) {
