@@ -247,7 +247,8 @@ fn tun_write() {
     let long = packet(28 + 44 * (SEGMENT - 28));
     for (name, batch, segments) in [
         ("TUN write: 4 super-packets of 44 x 1400 B, gathered", 4, 44),
-        ("TUN write: 64 packets of 100 B", 64, 1),
+        ("TUN write: 64 packets of 100 B, one by one", 64, 1),
+        ("TUN write: 8 packets of 100 B, one by one", 8, 1),
     ] {
         let slices = || match segments {
             1 => vec![IoSlice::new(&headers[0]), IoSlice::new(&small)],
@@ -261,11 +262,22 @@ fn tun_write() {
         };
         let packets: Vec<Vec<IoSlice<'_>>> = (0..batch).map(|_| slices()).collect();
         let batches = [&packets[..]; BURSTS];
-        let mut ring = WriteRing::new(&tun);
-        let variants = vec![
+        let whole = [&headers[0][..], &small].concat();
+        let wholes = vec![&whole[..]; batch];
+        let whole_batches = [&wholes[..]; BURSTS];
+        let (mut ring, mut whole_ring) = (WriteRing::new(&tun), WriteRing::new(&tun));
+        let mut variants = vec![
             Variant::new("(a) writev", || each(&batches, |packets| write::writev(&tun, packets, segments))),
             Variant::new("(b) io_uring, WRITEV", || each(&batches, |packets| ring.write(packets, segments))),
         ];
+        if segments == 1 {
+            variants.push(Variant::new("(a') write, header and packet in one piece", || {
+                each(&whole_batches, |packets| write::write(&tun, packets))
+            }));
+            variants.push(Variant::new("(b') io_uring, WRITE of the same", || {
+                each(&whole_batches, |packets| whole_ring.write_whole(packets))
+            }));
+        }
         row(name, variants);
     }
 }

@@ -20,6 +20,8 @@ use crate::ring::{Buffers, push, ring};
 const NAP: Duration = Duration::from_micros(50);
 /// Longest wait for a packet; only reached when one was lost.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Turns without a packet, one after the other, that say so; an interrupted wait is one, too.
+const EMPTY_TURNS: u32 = 20;
 /// Completions that end a nap early.
 const NAP_ENDS: usize = 64;
 
@@ -57,6 +59,7 @@ pub(crate) struct Calls {
     recv: RecvBatch,
     scratch: Box<[u8]>,
     epoll: Epoll,
+    empty: u32,
 }
 
 impl Calls {
@@ -67,7 +70,7 @@ impl Calls {
             epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)).unwrap();
         }
         let recv = sources.room.map_or_else(RecvBatch::with_gro, RecvBatch::new);
-        Self { sources, recv, scratch: vec![0; MAX_READ].into(), epoll }
+        Self { sources, recv, scratch: vec![0; MAX_READ].into(), epoll, empty: 0 }
     }
 }
 
@@ -77,7 +80,8 @@ impl Reader for Calls {
             Wait::Nap => std::thread::sleep(NAP),
             Wait::Ready => {
                 let timeout = EpollTimeout::try_from(PATIENCE).unwrap();
-                self.epoll.wait(&mut [EpollEvent::empty(); 8], timeout).unwrap();
+                // An interrupted wait is a turn with nothing to do.
+                let _ = self.epoll.wait(&mut [EpollEvent::empty(); 8], timeout);
             }
         }
         let mut packets = 0;
@@ -100,6 +104,8 @@ impl Reader for Calls {
                 packets += count(header, &self.scratch[at]);
             }
         }
+        self.empty = if packets > 0 { 0 } else { self.empty + 1 };
+        assert!(self.empty < EMPTY_TURNS, "a packet was lost");
         packets
     }
 }
@@ -144,8 +150,8 @@ impl Shots {
         // What the kernel puts in front: its own header of four numbers, name, control messages.
         let front = 16 + NAME_LEN + CONTROL_LEN;
         let room = (front + sources.room.unwrap_or(65_535)).next_multiple_of(64);
-        let group = |wanted, group, room| {
-            Option::then(wanted, || Buffers::new(&ring, group, sources.buffers, room).unwrap())
+        let group = |wanted: bool, group, room| {
+            wanted.then(|| Buffers::new(&ring, group, sources.buffers, room).unwrap())
         };
         let datagrams = group(sources.socket.is_some(), SOCKET as u16, room);
         let packets = group(sources.tun.is_some(), TUN as u16, MAX_READ.next_multiple_of(64));
@@ -182,7 +188,9 @@ impl Reader for Shots {
                 self.ring.submitter().submit_with_args(NAP_ENDS, &args.min_wait_usec(NAP.as_micros() as u32))
             }
         };
-        done.expect("a packet in time");
+        if let Err(error) = done {
+            assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "a packet in time: {error}");
+        }
         let mut packets = 0;
         for done in self.ring.completion() {
             let source = done.user_data();

@@ -67,7 +67,7 @@ impl Buffers {
         let bytes =
             Box::leak(vec![0u8; usize::from(count) * (room + STAGGER)].into_boxed_slice()).as_mut_ptr();
         // SAFETY: the page is aligned, lives forever, and has at least `count` entries.
-        unsafe { ring.submitter().register_buf_ring((&raw const *page) as u64, count, group) }?;
+        unsafe { ring.submitter().register_buf_ring_with_flags((&raw const *page) as u64, count, group, 0) }?;
         let mut buffers = Self { page, bytes, room, count, tail: 0 };
         for id in 0..count {
             buffers.give_back(id);
