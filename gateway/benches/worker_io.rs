@@ -67,6 +67,8 @@ const MANY: usize = 1000;
 /// stay in the cache costs; and enough for a burst of small datagrams, each of which takes a whole one.
 const FEW_BUFFERS: u16 = 32;
 const MANY_BUFFERS: u16 = 128;
+/// So few that they stay in the cache as the places of (a) do; each burst uses them up, and the shot must be renewed.
+const TOO_FEW_BUFFERS: u16 = 4;
 
 /// Processor time, and what was done in it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -128,23 +130,25 @@ fn udp_read() {
             (false, true) => TRAINS,
             (false, false) => 2,
         };
-        let bench = |shots| {
+        let bench = |buffers: Option<u16>| {
             let (socket, to) = socket(gro);
             let room = (!gro).then_some(2048);
             drain(
-                Sources { socket: Some(socket), tun: None, room, buffers },
-                shots,
+                Sources { socket: Some(socket), tun: None, room, buffers: buffers.unwrap_or_default() },
+                buffers.is_some(),
                 to,
                 peers,
                 small,
                 per_burst,
             )
         };
-        let (mut calls, mut shots) = (bench(false), bench(true));
-        let variants = vec![
-            Variant::new("(a) epoll, recvmmsg", move || calls()),
-            Variant::new("(b) io_uring, multishot RECVMSG", move || shots()),
+        let mut variants = vec![
+            Variant::new("(a) epoll, recvmmsg", bench(None)),
+            Variant::new("(b) io_uring, multishot RECVMSG", bench(Some(buffers))),
         ];
+        if buffers == FEW_BUFFERS {
+            variants.push(Variant::new("(b') the same with too few buffers", bench(Some(TOO_FEW_BUFFERS))));
+        }
         row(name, variants);
     }
 }
@@ -154,23 +158,26 @@ fn tun_read() {
         ("TUN read, drain: 16 super-packets of 45 x 1400 B", false, FEW_BUFFERS),
         ("TUN read, drain: 64 packets of 100 B", true, MANY_BUFFERS),
     ] {
-        let bench = |shots| {
-            let (tun, to) = tun(if shots { 1 } else { 0 });
+        let bench = |number, buffers: Option<u16>| {
+            let (tun, to) = tun(number);
             let per_burst = if small { SMALLS } else { TRAINS };
             drain(
-                Sources { socket: None, tun: Some(tun), room: None, buffers },
-                shots,
+                Sources { socket: None, tun: Some(tun), room: None, buffers: buffers.unwrap_or_default() },
+                buffers.is_some(),
                 to,
                 1,
                 small,
                 per_burst,
             )
         };
-        let (mut calls, mut shots) = (bench(false), bench(true));
-        let variants = vec![
-            Variant::new("(a) epoll, read", move || calls()),
-            Variant::new("(b) io_uring, multishot READ", move || shots()),
+        let mut variants = vec![
+            Variant::new("(a) epoll, read", bench(0, None)),
+            Variant::new("(b) io_uring, multishot READ", bench(1, Some(buffers))),
         ];
+        if buffers == FEW_BUFFERS {
+            variants
+                .push(Variant::new("(b') the same with too few buffers", bench(2, Some(TOO_FEW_BUFFERS))));
+        }
         row(name, variants);
     }
 }
@@ -218,7 +225,7 @@ fn udp_send() {
     let (socket, _) = socket(false);
     for (name, trains) in [
         ("UDP send: 4 trains of 45 x 1400 B, 4 peers", peers(4, SEGMENT, TRAIN)),
-        ("UDP send: 64 x 100 B, of 1000 peers", peers(MANY, SMALL, 1)),
+        ("UDP send: 64 x 100 B, of 960 peers", peers(15 * SMALLS, SMALL, 1)),
     ] {
         let batch = trains.len().min(SMALLS);
         let batches: Vec<_> = trains.chunks_exact(batch).collect();
