@@ -56,7 +56,7 @@ const TRAINS: usize = 16;
 const SMALLS: usize = 64;
 /// Bursts of one run, and of a live one.
 const BURSTS: usize = 100;
-const LIVE_BURSTS: usize = 1000;
+const LIVE_BURSTS: usize = 500;
 /// From one live burst to the next, and what is in it: 2.5 Gbit/s of long, or 0.2 million of small packets a second.
 const GAP: Duration = Duration::from_micros(200);
 const LIVE_TRAINS: usize = 1;
@@ -158,8 +158,8 @@ fn tun_read() {
         ("TUN read, drain: 16 super-packets of 45 x 1400 B", false, FEW_BUFFERS),
         ("TUN read, drain: 64 packets of 100 B", true, MANY_BUFFERS),
     ] {
-        let bench = |number, buffers: Option<u16>| {
-            let (tun, to) = tun(number);
+        let bench = |buffers: Option<u16>| {
+            let (tun, to) = tun();
             let per_burst = if small { SMALLS } else { TRAINS };
             drain(
                 Sources { socket: None, tun: Some(tun), room: None, buffers: buffers.unwrap_or_default() },
@@ -171,12 +171,11 @@ fn tun_read() {
             )
         };
         let mut variants = vec![
-            Variant::new("(a) epoll, read", bench(0, None)),
-            Variant::new("(b) io_uring, multishot READ", bench(1, Some(buffers))),
+            Variant::new("(a) epoll, read", bench(None)),
+            Variant::new("(b) io_uring, multishot READ", bench(Some(buffers))),
         ];
         if buffers == FEW_BUFFERS {
-            variants
-                .push(Variant::new("(b') the same with too few buffers", bench(2, Some(TOO_FEW_BUFFERS))));
+            variants.push(Variant::new("(b') the same with too few buffers", bench(Some(TOO_FEW_BUFFERS))));
         }
         row(name, variants);
     }
@@ -189,8 +188,8 @@ fn live() {
         ("live read: a super-packet of 45 x 1400 B every 200 us, TUN", true, false, true),
         ("live read: 40 packets of 100 B every 200 us, TUN", true, true, true),
     ] {
-        let bench = |number: u8, shots, nap| {
-            let ((socket, by_socket), (tun, by_tun)) = (socket(gro), tun(number));
+        let bench = |shots, nap| {
+            let ((socket, by_socket), (tun, by_tun)) = (socket(gro), tun());
             let to = if from_tun { by_tun } else { by_socket };
             let sources = Sources { socket: Some(socket), tun: Some(tun), room: None, buffers: 64 };
             let mut reader = reader(sources, shots);
@@ -211,10 +210,10 @@ fn live() {
             }
         };
         let variants = vec![
-            Variant::new("(a) nap 50 us, else epoll; recvmmsg and read", bench(0, false, true)),
-            Variant::new("(a') the same without the nap", bench(1, false, false)),
-            Variant::new("(b) io_uring, nap 50 us as least wait", bench(2, true, true)),
-            Variant::new("(b') io_uring, woken by the first completion", bench(3, true, false)),
+            Variant::new("(a) nap 50 us, else epoll; recvmmsg and read", bench(false, true)),
+            Variant::new("(a') the same without the nap", bench(false, false)),
+            Variant::new("(b) io_uring, nap 50 us as least wait", bench(true, true)),
+            Variant::new("(b') io_uring, woken by the first completion", bench(true, false)),
         ];
         row(name, variants);
     }
@@ -247,7 +246,7 @@ fn udp_send() {
 }
 
 fn tun_write() {
-    let (tun, _) = tun(0);
+    let (tun, _) = tun();
     // Nobody has the destination: the packet ends behind the look-up of its route.
     let headers = [VnetHeader::PLAIN.to_bytes(), super_header().to_bytes()];
     let small = packet(SMALL);

@@ -1,6 +1,7 @@
 //! What is on the other side: senders, devices, a sink.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -102,8 +103,12 @@ pub(crate) fn socket(gro: bool) -> (UdpSocket, SocketAddr) {
     (group.worker_sockets.remove(0), group.local)
 }
 
-/// A worker's queue of a device of its own, and an address behind it.
-pub(crate) fn tun(number: u8) -> (TunQueue, SocketAddr) {
+/// A worker's queue of a device of its own, and an address behind it. Each has a network of its own: a ring that was closed
+/// keeps its device for a while, and with it the routes.
+pub(crate) fn tun() -> (TunQueue, SocketAddr) {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(number < u8::MAX, "too many devices");
     let mut tun = Tun::open(&TunSpec { offload: true, ..TunSpec::new("tun") }).unwrap();
     let name = &tun.name;
     ip(&format!("addr add 10.8.{number}.1/24 dev {name}"));
