@@ -92,9 +92,6 @@ fn tesserad_only_udp_and_tcp_side_by_side(version: Version) {
     ping(second, "192.168.77.2");
     both_ways(first, &a.address(), second, &b.address(), BYTES);
     transfer(&site.net.lan, first, &a.address(), BYTES);
-    // Bursts from the TUN are longer than the queue of a connection; only a client that does not read loses some.
-    let dropped = cli.metric("tessera_data_drops_total{reason=\"stream_full\"}");
-    assert!(dropped * 50 < BYTES / 1400, "{dropped} packets were dropped");
     assert_eq!(cli.metric("tessera_stream_connections"), 1);
     assert!(cli.metric("tessera_stream_packets_total") > 1000);
     assert_eq!(cli.run("status")["status"]["clients"], 2);
