@@ -61,6 +61,9 @@ def options(argv):
     parser.add_argument("--receive", choices=("nic", "sender"), default="nic",
                         help="where datagrams are received: by NAPI threads with GRO, as by a network card (default), or on the "
                              "sender's back, as a veth does by itself")
+    parser.add_argument("--coalesce", type=int, default=50, metavar="USECS",
+                        help="how long the gateway's devices gather packets, as cards do that hold their interrupts back (default "
+                             "50, which ice and i40e begin with; 0: not at all); with --receive nic")
     parser.add_argument("--congestion", default="cubic", help="TCP congestion control (default cubic)")
     parser.add_argument("--sizes", default=",".join(works.SWEEP_SIZES), help="of the sweep (default %(default)s)")
     parser.add_argument("--peers", default=",".join(map(str, works.SWEEP_PEERS)), help="of the sweep (default %(default)s)")
@@ -178,6 +181,7 @@ def main(argv):
         "command": shlex.join(["tests/bench/run", "data", *argv]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": chosen.seconds, "pairs": chosen.pairs, "congestion": chosen.congestion, "receive": chosen.receive,
+        "coalesce_us": chosen.coalesce,
         "machine": {**machine(), "versions": {each.name: each.version() for each in field if each.name in used}},
         "runs": [], "failures": [],
     }
@@ -186,7 +190,7 @@ def main(argv):
         session_nice = prefer("self")
         try:
             lab.open()
-            lab.receive(chosen.receive)
+            lab.receive(chosen.receive, chosen.coalesce)
             lab.start_sink()
             bench = works.Bench(lab, chosen, built, field)
             perform(bench, chosen, wanted, result)

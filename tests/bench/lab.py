@@ -133,6 +133,7 @@ class Lab:
         self.running = []
         # NAPI threads that `receive` made: the gateway's, and those of the client and the LAN host.
         self.napi, self.far_napi, self.mode = [], [], "sender"
+        self.lan_rps = False
 
     def open(self):
         make_pki(self.folder)
@@ -145,7 +146,7 @@ class Lab:
         self.link("lan0", self.gateway, LAN_GATEWAY, "lan0", self.lan, LAN_HOST)
         command("ip", "-n", self.lan, "route", "add", "10.8.0.0/16", "via", LAN_GATEWAY)
         self.inside(self.gateway, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        self.rps_off()
+        self.rps()
 
     def write_token(self):
         """The file by which every client is given a token."""
@@ -164,15 +165,18 @@ class Lab:
             command("ip", "-n", space, "addr", "add", f"{ip}/24", "dev", device)
             command("ip", "-n", space, "link", "set", device, "up")
 
-    def rps_off(self):
-        """Receive packet steering off on every queue: in a virtual machine it charges an interrupt a packet."""
+    def rps(self):
+        """Receive packet steering off on every queue (in a virtual machine it charges an interrupt a packet), but for the LAN
+        host's where `lan_by_napi` wants it."""
         for ns in self.made:
-            self.inside(ns, "sh", "-c", "for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 0 > $q; done")
+            mask = f"{1 << OTHER_CORE:x}" if ns == self.lan and self.lan_rps else "0"
+            self.inside(ns, "sh", "-c", f"for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {mask} > $q; done")
 
-    def receive(self, mode):
+    def receive(self, mode, coalesce_us=0):
         """Who receives what came over a veth. "sender": the softirq of whoever sent it, as a veth does by itself. "nic": NAPI
         threads with GRO, the gateway's on its core, those of the client and the LAN host on core 1, as with network cards. Only
-        datagrams can be had so everywhere; for the LAN's see `lan_by_napi`."""
+        datagrams can be had so everywhere; for the LAN's see `lan_by_napi`. The gateway's cards gather packets for `coalesce_us`
+        before they are handed on."""
         self.mode = mode
         if mode == "sender":
             return
@@ -181,10 +185,17 @@ class Lab:
         for device in ("wan0", "lan0"):
             for ns, core, threads in ends:
                 if device in self.inside(ns, "ls", "/sys/class/net").split():
+                    if ns == self.gateway and coalesce_us:
+                        self.coalesce(device, coalesce_us)
                     threads.extend(self.thread(ns, device, core))
         for ns in (self.gateway, self.client):
             # A veth leaves to NAPI what comes straight from a socket, if it may merge datagrams of others.
             self.inside(ns, "ethtool", "-K", "wan0", "rx-udp-gro-forwarding", "on")
+
+    def coalesce(self, device, micros):
+        """Lets a device of the gateway gather what it receives, as cards do by moderating their interrupts."""
+        for name, value in (("gro_flush_timeout", 1000 * micros), ("napi_defer_hard_irqs", 1)):
+            self.inside(self.gateway, "sh", "-c", f"echo {value} > /sys/class/net/{device}/{name}")
 
     def thread(self, ns, device, core):
         """Makes a device's NAPI threads, and pins them."""
@@ -200,12 +211,16 @@ class Lab:
             os.setpriority(os.PRIO_PROCESS, pid, NICE)
         return new
 
-    def lan_by_napi(self, wanted):
-        """Where datagrams alone go to the LAN and come from it, NAPI threads can receive them, too: a veth leaves to NAPI
-        whatever its other end sends without TSO. With TCP that would cut every segment on the gateway's back, so it stays on."""
+    def lan_by_napi(self, datagrams):
+        """The LAN's side, likewise: a veth leaves to NAPI whatever its other end sends without TSO. So the LAN host sends without.
+        The gateway does so, too, where datagrams alone go to the LAN; it keeps TSO for TCP, or every segment would be cut on its
+        back, and then it is by RPS that the LAN host receives on its own core."""
         if self.mode == "nic":
-            self.inside(self.gateway, "ethtool", "-K", "lan0", "tso", "off" if wanted else "on",
-                        "rx-udp-gro-forwarding", "on" if wanted else "off")
+            self.inside(self.lan, "ethtool", "-K", "lan0", "tso", "off")
+            self.inside(self.gateway, "ethtool", "-K", "lan0", "tso", "off" if datagrams else "on",
+                        "rx-udp-gro-forwarding", "on" if datagrams else "off")
+            self.lan_rps = not datagrams
+            self.rps()
 
     def inside(self, ns, *argv, timeout=30):
         return command("ip", "netns", "exec", ns, *argv, timeout=timeout)
@@ -273,7 +288,7 @@ class Lab:
     def reach(self):
         """Makes sure that the client reaches the LAN host."""
         self.inside(self.client, "ping", "-c", "2", "-i", "0.2", "-W", "2", LAN_HOST)
-        self.rps_off()
+        self.rps()
 
     def close(self):
         for process in reversed(list(self.running)):

@@ -123,12 +123,20 @@ def sweeps(runs):
 
 RECEIVE = {
     "nic": "NAPI threads with GRO receive what came over a veth, as with network cards: the gateway's on its core (not in its "
-           "process's time; \"with its NAPI threads\" has it), the others' on the other core. Not so on the LAN's side in R1 and "
-           "R2: what the gateway sends there is received on its back, what comes from there on the LAN host's, with every gateway "
-           "alike.",
+           "process's time; \"with its NAPI threads\" has it), the others' on the other core. With TCP (R1, R2) the LAN host "
+           "receives by RPS instead, on the other core, too: the interrupt for it is the gateway's.",
     "sender": "Packets over a veth are received in the softirq of whoever sent them: the gateway's input is charged to the "
               "client, what the gateway sends is received on the gateway's back, with every gateway alike.",
 }
+
+
+def received(result):
+    """How packets are received, in words."""
+    coalesce = result["coalesce_us"]
+    if result["receive"] != "nic" or not coalesce:
+        return RECEIVE[result["receive"]]
+    return (f"{RECEIVE['nic']} The gateway's devices gather packets for {coalesce} µs, as cards do that hold their interrupts "
+            "back; with every gateway alike.")
 
 
 def method(result):
@@ -139,7 +147,7 @@ def method(result):
         "packets that the generator's other end received. A packet on the outer device is one that the kernel passes on whole: "
         "acknowledgements count, and so do segments that are not cut yet. CPU time is /proc/PID/stat of the gateway's process, "
         "user and system, all threads; every gateway has core 0, everything else core 1.",
-        RECEIVE[result["receive"]],
+        received(result),
         f"The generator's loads are at the gateway's capacity: the highest rate found, within {100 * SEARCH_ENDS - 100:.0f} %, of "
         f"which at most {TOLERATED_LOSS_PERCENT:g} % is lost. R4 is judged by what a second of the gateway's CPU time carries, its "
         "NAPI threads' included: where its core is full, that is its throughput; where the other core is full first, it is not the "

@@ -48,7 +48,7 @@ class Bench:
             client = contender.join(lab, server) if join else None
             if join:
                 lab.reach()
-            lab.rps_off()
+            lab.rps()
             yield server.pid if server else None
             for process in (server, client):
                 if process and process.poll() is not None:

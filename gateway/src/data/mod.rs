@@ -11,6 +11,7 @@ mod handover;
 pub mod message;
 mod messages;
 mod mssfix;
+mod pace;
 mod peer;
 mod readiness;
 mod rung;

@@ -18,10 +18,16 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    /// Watches all `sources` for input; the first `sockets` of them can also be watched for room.
+    /// Watches all `sources` for input; the first `sockets` of them can also be watched for room. `waker` is told of once for
+    /// each time that it is written to, without being read.
     #[expect(single_use_lifetimes, reason = "impl Trait takes no anonymous lifetime")]
-    pub(super) fn new<'a>(sources: impl Iterator<Item = BorrowedFd<'a>>, sockets: usize) -> io::Result<Self> {
+    pub(super) fn new<'a>(
+        sources: impl Iterator<Item = BorrowedFd<'a>>,
+        sockets: usize,
+        waker: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
         for source in sources {
             epoll.add(source, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         }

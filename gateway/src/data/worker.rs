@@ -30,6 +30,7 @@ use super::Rung;
 use super::counters::WorkerCounters;
 use super::handover::{Handover, Kind};
 use super::message::{FromWorker, ToWorker, Via};
+use super::pace::Pace;
 use super::readiness::Readiness;
 use super::state::State;
 use super::streams::{StreamCounters, StreamEvent, StreamIntake, StreamOptions, Streams};
@@ -61,11 +62,7 @@ const BEHIND: u32 = 8;
 const PARCEL_BUDGET: usize = 256;
 /// How often peers are looked through for pings and silence; both are set in seconds.
 const TICK: Duration = Duration::from_secs(1);
-/// After a turn that moved packets the thread looks again after so long, instead of asking to be woken by the next
-/// packet: waking costs the sender and us more than the packet itself, and the pause lets a batch gather. It is the most
-/// that a packet waits because of it.
-const NAP: Duration = Duration::from_micros(50);
-/// How exactly the kernel keeps that; its default would double it.
+/// How exactly the kernel keeps naps; its default would double the shortest.
 const TIMER_SLACK_NS: u64 = 1_000;
 
 /// What a worker is started with.
@@ -148,8 +145,8 @@ impl Worker {
         let streams = Streams::new(listeners, setup.streams)?;
         let intake = StreamIntake::new(&streams).map_err(|_| io::ErrorKind::InvalidInput)?;
         let sources = setup.sockets.iter().map(AsFd::as_fd).chain(tun);
-        let sources = sources.chain([setup.waker.as_fd(), streams.as_fd()]);
-        let ready = Readiness::new(sources, setup.sockets.len())?;
+        let sources = sources.chain([streams.as_fd()]);
+        let ready = Readiness::new(sources, setup.sockets.len(), setup.waker.as_fd())?;
         let recv = if setup.rung == Rung::Basic { RecvBatch::new(setup.room) } else { RecvBatch::with_gro() };
         let scratch = vec![0; MAX_READ].into();
         let cpu = setup.cpu;
@@ -172,14 +169,19 @@ impl Worker {
         }
         let (mut turn, mut up, mut down) = (Turn::default(), Turn::default(), Turn::default());
         let (mut next_tick, mut behind) = (Instant::default(), 0u32);
+        let mut now = clock::read();
+        let mut pace = Pace::new(now.mono);
         loop {
-            if turn.packets > 0 && !turn.more {
-                std::thread::sleep(NAP);
-            } else if !turn.more {
-                let now = clock::read().mono;
-                self.ready.wait(next_tick.since_epoch().saturating_sub(now.since_epoch()));
+            let nap = pace.after(turn.packets, now.mono);
+            match nap {
+                _ if turn.more => {}
+                // Right after packets more are likely; when a nap brought none, they have stopped.
+                Some(nap) if turn.packets > 0 => std::thread::sleep(nap),
+                _ => {
+                    self.ready.wait(next_tick.since_epoch().saturating_sub(clock::read().mono.since_epoch()))
+                }
             }
-            let now = clock::read();
+            now = clock::read();
             if !self.state.handle_messages(now) {
                 return;
             }
