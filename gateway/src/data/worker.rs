@@ -178,7 +178,8 @@ impl Worker {
                 // Right after packets more are likely; when a nap brought none, they have stopped.
                 Some(nap) if turn.packets > 0 => std::thread::sleep(nap),
                 _ => {
-                    self.ready.wait(next_tick.since_epoch().saturating_sub(clock::read().mono.since_epoch()))
+                    let now = clock::read().mono;
+                    self.ready.wait(next_tick.since_epoch().saturating_sub(now.since_epoch()));
                 }
             }
             now = clock::read();
