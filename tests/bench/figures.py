@@ -61,7 +61,7 @@ TITLES = {
     "R7": f"memory with {IDLE_PEERS:,} idle sessions",
     "R8": "allocations and locks per data packet",
 }
-R8_TEST = "a test with a counting allocator (`cargo test -p tesserad --test no_alloc`), not measured here"
+R8_TEST = "a test with a counting allocator (`cargo test -p tesserad --test worker_no_alloc`), not measured here"
 
 
 def names_of(runs, work):
