@@ -17,7 +17,10 @@ use tesserad::net::{LocalAddr, Path};
 
 use crate::kernel::ip;
 use crate::write::Train;
-use crate::{SEGMENT, SMALL, TRAIN};
+use crate::{LIVE_BURSTS, LIVE_SMALLS, SEGMENT, SMALL, TRAIN};
+
+/// Holds all that one run sends, so that nothing is lost however late the reader is. (The queue of a device is as long.)
+const RCVBUF: usize = 64 << 20;
 
 /// A thread on the other core that sends bursts when told to.
 pub(crate) struct Feeder {
@@ -94,7 +97,7 @@ pub(crate) fn socket(gro: bool) -> (UdpSocket, SocketAddr) {
         family: Family::V4,
         bind_dev: None,
         sndbuf: Some(8 << 20),
-        rcvbuf: Some(8 << 20),
+        rcvbuf: Some(RCVBUF),
         mark: None,
         gro,
     };
@@ -112,7 +115,7 @@ pub(crate) fn tun() -> (TunQueue, SocketAddr) {
     let mut tun = Tun::open(&TunSpec { offload: true, ..TunSpec::new("tun") }).unwrap();
     let name = &tun.name;
     ip(&format!("addr add 10.8.{number}.1/24 dev {name}"));
-    ip(&format!("link set {name} up mtu 1500 txqueuelen 1000"));
+    ip(&format!("link set {name} up mtu 1500 txqueuelen {}", LIVE_BURSTS * LIVE_SMALLS));
     (tun.queues.remove(0), SocketAddr::new([10, 8, number, 7].into(), 1194))
 }
 
