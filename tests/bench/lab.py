@@ -172,7 +172,7 @@ class Lab:
             mask = f"{1 << OTHER_CORE:x}" if ns == self.lan and self.lan_rps else "0"
             self.inside(ns, "sh", "-c", f"for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {mask} > $q; done")
 
-    def receive(self, mode, coalesce_us=0):
+    def receive(self, mode, coalesce_us):
         """Who receives what came over a veth. "sender": the softirq of whoever sent it, as a veth does by itself. "nic": NAPI
         threads with GRO, the gateway's on its core, those of the client and the LAN host on core 1, as with network cards. Only
         datagrams can be had so everywhere; for the LAN's see `lan_by_napi`. The gateway's cards gather packets for `coalesce_us`
@@ -191,6 +191,8 @@ class Lab:
         for ns in (self.gateway, self.client):
             # A veth leaves to NAPI what comes straight from a socket, if it may merge datagrams of others.
             self.inside(ns, "ethtool", "-K", "wan0", "rx-udp-gro-forwarding", "on")
+        # And whatever its other end sends without TSO.
+        self.inside(self.lan, "ethtool", "-K", "lan0", "tso", "off")
 
     def coalesce(self, device, micros):
         """Lets a device of the gateway gather what it receives, as cards do by moderating their interrupts."""
@@ -212,15 +214,13 @@ class Lab:
         return new
 
     def lan_by_napi(self, datagrams):
-        """The LAN's side, likewise: a veth leaves to NAPI whatever its other end sends without TSO. So the LAN host sends without.
-        The gateway does so, too, where datagrams alone go to the LAN; it keeps TSO for TCP, or every segment would be cut on its
-        back, and then it is by RPS that the LAN host receives on its own core."""
+        """What goes to the LAN: the gateway sends without TSO, too, where that is datagrams alone. It keeps TSO for TCP, or every
+        segment would be cut on its back; then it is by RPS (see `rps`, to be called after this) that the LAN host receives on
+        its own core."""
         if self.mode == "nic":
-            self.inside(self.lan, "ethtool", "-K", "lan0", "tso", "off")
             self.inside(self.gateway, "ethtool", "-K", "lan0", "tso", "off" if datagrams else "on",
                         "rx-udp-gro-forwarding", "on" if datagrams else "off")
             self.lan_rps = not datagrams
-            self.rps()
 
     def inside(self, ns, *argv, timeout=30):
         return command("ip", "netns", "exec", ns, *argv, timeout=timeout)
